@@ -1,0 +1,103 @@
+"""Which series, which level, and what a block of a lazy array holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from napari_fcnseg._shared.errors import ImageFileError, nearest_name
+
+# Asked only for what is listed: a plate has thousands of images, each with its own metadata file.
+ShapeOf: TypeAlias = Callable[[int], tuple[int, ...]]
+
+# 4 Mi pixels: large enough that the cost of a task does not show,
+# small enough that a dozen of them in flight fit anywhere.
+_BLOCK_PIXELS = 2**22
+_LISTED = 20
+
+
+def choose_series(path: Path, names: Sequence[str], shape_of: ShapeOf, series: int | str | None) -> int:
+    """Return the index of the series asked for.
+
+    Raises
+    ------
+    ImageFileError
+        When there are several and none was chosen, or the chosen one is not
+        there. The message lists them all.
+    """
+    if series is None:
+        if len(names) == 1:
+            return 0
+        raise ImageFileError(
+            f"{path.name} holds {len(names)} images, and none was chosen:\n{_listing(names, shape_of)}\n"
+            f"Choose one by index or by name: open_image({str(path)!r}, series=1)."
+        )
+    if isinstance(series, str):
+        return _series_by_name(path, names, shape_of, series)
+    if 0 <= series < len(names):
+        return series
+    raise ImageFileError(
+        f"{path.name} has no series {series}: it holds {len(names)}, numbered 0 to {len(names) - 1}:\n"
+        f"{_listing(names, shape_of)}"
+    )
+
+
+def _series_by_name(path: Path, names: Sequence[str], shape_of: ShapeOf, wanted: str) -> int:
+    found = [i for i, name in enumerate(names) if name == wanted]
+    found = found or [i for i, name in enumerate(names) if name.lower() == wanted.lower()]
+    if len(found) == 1:
+        return found[0]
+    problem = "has no series named" if not found else f"has {len(found)} series named"
+    hint = nearest_name(wanted, names) if not found else ""
+    cure = "Choose one of these by index or by name" if not found else "Choose one of these by index"
+    raise ImageFileError(f"{path.name} {problem} {wanted!r}.{hint} {cure}:\n{_listing(names, shape_of)}")
+
+
+def _listing(names: Sequence[str], shape_of: ShapeOf) -> str:
+    lines = [f"  series={i}: {name!r}, shape {shape_of(i)}" for i, name in enumerate(names[:_LISTED])]
+    if len(names) > _LISTED:
+        lines.append(f"  ... and {len(names) - _LISTED} more")
+    return "\n".join(lines)
+
+
+def choose_level(path: Path, count: int, level: int | None) -> int:
+    """Return the level asked for, 0 for None; ImageFileError when it is not there."""
+    chosen = 0 if level is None else level
+    if 0 <= chosen < count:
+        return chosen
+    held = "one resolution level, level=0" if count == 1 else f"{count} levels, level=0 to {count - 1}"
+    raise ImageFileError(f"{path.name} has no level {level}: it holds {held}.")
+
+
+def block_shape(shape: Sequence[int], unit: Sequence[int], axes: str) -> tuple[int, ...]:
+    """Return a block made of whole file chunks, with about four million pixels.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of the array.
+    unit : sequence of int
+        Shape of the file's own chunk, tile or strip; blocks are multiples of it
+        so that nothing is decoded twice.
+    axes : str
+        Letters of the dimensions; y and x grow in turn, then z.
+    """
+    block = [min(max(u, 1), max(n, 1)) for u, n in zip(unit, shape, strict=True)]
+    for group in ("yx", "z"):
+        growing = [axes.index(a) for a in group if a in axes]
+        while growing:
+            i = min(growing, key=lambda k: block[k])
+            others = _product(block) // block[i]
+            if block[i] >= shape[i] or 2 * block[i] * others > _BLOCK_PIXELS:
+                growing.remove(i)
+            else:
+                block[i] = min(2 * block[i], shape[i])
+    return tuple(block)
+
+
+def _product(values: Sequence[int]) -> int:
+    total = 1
+    for value in values:
+        total *= value
+    return total
