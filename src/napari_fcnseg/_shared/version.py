@@ -1,0 +1,5 @@
+"""The version that was installed."""
+
+from importlib.metadata import version
+
+__version__ = version("napari-fcnseg")
