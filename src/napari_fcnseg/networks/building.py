@@ -1,0 +1,111 @@
+"""Networks by name, and the plain data from which each can be rebuilt."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from napari_fcnseg._shared.errors import NetworkError, nearest_name
+from napari_fcnseg.networks.unet import unet, unet_valid
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": unet, "unet_valid": unet_valid}
+"""Builder of every network by name."""
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if not isinstance(name, str) or name not in NETWORKS:
+        known, near = ", ".join(sorted(NETWORKS)), nearest_name(str(name), NETWORKS)
+        raise NetworkError(f"no network is called {name!r}; known are {known}.{near}")
+    return NETWORKS[name]
+
+
+def _check_options(name: str, options: Any) -> None:
+    allowed = set(inspect.signature(_builder(name)).parameters) - {"in_channels", "classes", "ndim"}
+    if not isinstance(options, dict):
+        raise NetworkError(f"the options of {name} are a table of names and values, not {options!r}.")
+    for option in options:
+        if option not in allowed:
+            raise NetworkError(
+                f"{name} has no option {option!r}; it takes {', '.join(sorted(allowed))}."
+                f"{nearest_name(str(option), allowed)}"
+            )
+
+
+def build_network(name: str, *, in_channels: int, classes: int, ndim: int = 2, **options: Any) -> nn.Module:
+    """Build a network with fresh weights.
+
+    Parameters
+    ----------
+    name : str
+        ``"unet"`` or ``"unet_valid"``; see :data:`NETWORKS`.
+    in_channels : int
+        Channels of the image.
+    classes : int
+        Maps of the output.
+    ndim : int
+        Number of spatial axes: 1, 2 or 3.
+    **options
+        What the builder of that network takes, such as ``depth=3``.
+
+    Returns
+    -------
+    torch.nn.Module
+        Its ``config`` attribute is plain data for :func:`network_from_config`.
+
+    Raises
+    ------
+    NetworkError
+        If the name or an option is not known, or a value is not possible.
+
+    Examples
+    --------
+    >>> network = build_network("unet", in_channels=1, classes=3, base_channels=8)
+    >>> network.config["options"]
+    {'base_channels': 8}
+    """
+    _check_options(name, options)
+    network = _builder(name)(in_channels, classes, ndim=ndim, **options)
+    network.config = {  # type: ignore[assignment]
+        "network": name, "in_channels": in_channels, "classes": classes, "ndim": ndim,
+        "options": copy.deepcopy(options),
+    }  # fmt: skip
+    return network
+
+
+def network_config(network: nn.Module) -> dict[str, Any]:
+    """Return the plain data that rebuilds a network made by :func:`build_network`.
+
+    Raises
+    ------
+    NetworkError
+        If the network was made in another way.
+    """
+    config = getattr(network, "config", None)
+    if not isinstance(config, dict):
+        raise NetworkError(
+            f"{type(network).__name__} was not made by build_network, so nothing says how to rebuild it; "
+            "use as_model for a bare module."
+        )
+    return copy.deepcopy(config)
+
+
+def network_from_config(config: dict[str, Any]) -> nn.Module:
+    """Rebuild a network, with fresh weights, from :func:`network_config`'s data.
+
+    Raises
+    ------
+    NetworkError
+        If something is missing, unknown or impossible.
+    """
+    wanted = {"network", "in_channels", "classes", "ndim", "options"}
+    if set(config) != wanted:
+        raise NetworkError(
+            f"a network's config has the keys {sorted(wanted)}, but this one has {sorted(config)}."
+        )
+    _check_options(config["network"], config["options"])
+    sizes = {name: config[name] for name in ("in_channels", "classes", "ndim")}
+    return build_network(config["network"], **sizes, **config["options"])

@@ -1,0 +1,194 @@
+"""A network as the engine sees it: stride, halo, border and scores."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+
+from napari_fcnseg._shared.errors import TilingError
+from napari_fcnseg._shared.protocols import Box, Margins
+from napari_fcnseg.networks.field import TRACING, Field, derive_field
+from napari_fcnseg.networks.folding import folded
+from napari_fcnseg.networks.footprint import bytes_per_pixel
+from napari_fcnseg.networks.geometry import WholeImageError, check_bounded
+from napari_fcnseg.networks.progressive import ProgressiveNetwork, cut
+
+
+class NetworkSegmenter:
+    """Meets :class:`~napari_fcnseg._shared.protocols.Segmenter` for a network.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes ``(n, in_channels, *spatial)``, returns ``(n, out_channels, *spatial)``.
+        A folded copy in evaluation mode is kept; the module itself is not changed.
+    in_channels, out_channels, ndim : int
+        What the network takes and gives.
+    halo : int or sequence of int, optional
+        More than the derived halo if wanted, or the halo of a network that
+        cannot be walked. Never less than what the layers need.
+    stride : int or sequence of int, optional
+        Only for a network that cannot be walked.
+    device : torch.device or str
+        Where scores are computed.
+    dtype : torch.dtype
+        ``torch.float32`` or ``torch.bfloat16``; scores come out as float32.
+
+    Raises
+    ------
+    TilingError
+        If `halo` or `stride` is smaller than what the layers need.
+    """
+
+    padding_mode = "reflect"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        in_channels: int,
+        out_channels: int,
+        ndim: int,
+        halo: Any = None,
+        stride: Any = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network = network
+        self.in_channels, self.out_channels, self.ndim = in_channels, out_channels, ndim
+        derived = derive_field(network, ndim)
+        self.field = _with_override(network, derived, halo, stride, ndim)
+        self.progressive = derived.exact
+        self.device, self.dtype = torch.device(device), dtype
+        self._running = self._prepared()
+        self._progressive = ProgressiveNetwork(self._running, ndim) if self.progressive else None
+
+    def _prepared(self) -> nn.Module:
+        running = folded(self.network).to(device=self.device, dtype=self.dtype)
+        layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(self.ndim)
+        return running.to(memory_format=layout) if layout else running  # type: ignore[call-overload]
+
+    def on(self, device: torch.device | str, dtype: torch.dtype) -> NetworkSegmenter:
+        """Return this segmenter, or one like it, for a device and precision."""
+        if torch.device(device) == self.device and dtype == self.dtype:
+            return self
+        other = object.__new__(NetworkSegmenter)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.pop("bytes_per_pixel", None)
+        other.device, other.dtype = torch.device(device), dtype
+        other._running = other._prepared()
+        other._progressive = ProgressiveNetwork(other._running, self.ndim) if self.progressive else None
+        return other
+
+    @functools.cached_property
+    def bytes_per_pixel(self) -> int:
+        """Bytes that the maps alive at one time take for each input pixel."""
+        return bytes_per_pixel(self.network, self.in_channels, self.ndim, itemsize=self.dtype.itemsize)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Tile origins must be multiples of it."""
+        return self.field.stride
+
+    @property
+    def halo(self) -> Margins:
+        """Pixels read before and after an aligned tile."""
+        return self.field.halo
+
+    @property
+    def border(self) -> Margins:
+        """Pixels the network loses before and after."""
+        return self.field.border
+
+    @property
+    def exact_tiling(self) -> bool:
+        """Whether tiles equal the whole image."""
+        return self.field.exact
+
+    @property
+    def inexact_reason(self) -> str:
+        """Why `exact_tiling` is False."""
+        return self.field.reason
+
+    @torch.inference_mode()
+    def predict(self, batch: torch.Tensor, keep: Box | None = None) -> torch.Tensor:
+        """Return scores of a batch ``(n, in_channels, *spatial)``, float32, on the device.
+
+        Parameters
+        ----------
+        batch : torch.Tensor
+            Normalised pixels; moved to the device and precision of the segmenter.
+        keep : Box, optional
+            The box of the output to return; all of it by default.
+        """
+        x = batch.to(device=self.device, dtype=self.dtype)
+        if self.ndim in (2, 3):
+            layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
+            x = x.contiguous(memory_format=layout)
+        if keep is not None and self._progressive is not None:
+            return self._progressive(x, keep).float()
+        with TRACING:
+            scores: torch.Tensor = self._running(x)
+        if keep is None:
+            return scores.float()
+        return cut(scores, tuple((0, n) for n in scores.shape[2:]), keep).float()
+
+
+def _pairs(name: str, value: Any, ndim: int) -> Margins:
+    """Return ``(before, after)`` per axis from a number, one per axis, or pairs."""
+    values = [value] * ndim if isinstance(value, int) else list(value)
+    pairs = [(v, v) if isinstance(v, int) else tuple(v) for v in values]
+    if len(pairs) != ndim or any(len(pair) != 2 for pair in pairs):
+        raise TilingError(
+            f"{name}={value!r} does not fit {ndim} axes; give one number, or one for each axis."
+        )
+    return tuple(pairs)
+
+
+def _with_override(network: nn.Module, derived: Field, halo: Any, stride: Any, ndim: int) -> Field:
+    """Merge what the user gave with what the layers say; refuse less than that."""
+    if halo is None and stride is None:
+        return derived
+    given = _pairs("halo", halo, ndim) if halo is not None else derived.halo
+    strides = (
+        tuple(before for before, _ in _pairs("stride", stride, ndim))
+        if stride is not None
+        else derived.stride
+    )
+    if derived.exact:
+        if strides != derived.stride:
+            raise TilingError(
+                f"stride={stride!r} was given, but the layers make it {derived.stride}; leave it out."
+            )
+        return _enlarged(derived, given)
+    try:
+        for layer in network.modules():
+            check_bounded(layer)
+    except WholeImageError as error:
+        raise TilingError(f"no halo makes this network exact: {error}; leave halo and stride out.") from error
+    if halo is None or stride is None:
+        raise TilingError(
+            f"the halo of this network cannot be derived ({derived.reason}); give both halo= and stride=."
+        )
+    aligned = tuple((_up(a, s), _up(b, s)) for (a, b), s in zip(given, strides, strict=True))
+    return Field(strides, aligned, derived.border)
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _enlarged(derived: Field, given: Margins) -> Field:
+    rows = zip(given, derived.halo, derived.border, derived.stride, strict=True)
+    wanted = []
+    for pair, least, lost, step in rows:
+        if any(g < n for g, n in zip(pair, least, strict=True)):
+            raise TilingError(
+                f"a halo of {pair} is smaller than the {least} that the layers of this network look at, "
+                "so tiles would differ from the whole image; leave it out to have it derived."
+            )
+        wanted.append(tuple(b + _up(g - b, step) for g, b in zip(pair, lost, strict=True)))
+    return Field(derived.stride, tuple(wanted), derived.border)  # type: ignore[arg-type]
