@@ -89,7 +89,7 @@ def test_volumes_and_time_keep_their_axes(
     np.testing.assert_array_equal(np.asarray(opened), labels)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     labels=hnp.arrays(
         st.sampled_from([np.uint8, np.uint16, np.uint32, np.int64]),

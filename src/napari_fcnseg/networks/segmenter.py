@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -62,25 +63,24 @@ class NetworkSegmenter:
         derived = derive_field(network, ndim)
         self.field = _with_override(network, derived, halo, stride, ndim)
         self.progressive = derived.exact
-        self.device, self.dtype = torch.device(device), dtype
-        self._running = self._prepared()
-        self._progressive = ProgressiveNetwork(self._running, ndim) if self.progressive else None
+        # Every device and precision runs what the network was now, whatever becomes of it.
+        self._folded = folded(network)
+        self._place(torch.device(device), dtype)
 
-    def _prepared(self) -> nn.Module:
-        running = folded(self.network).to(device=self.device, dtype=self.dtype)
+    def _place(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        running = copy.deepcopy(self._folded).to(device=device, dtype=dtype)
         layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(self.ndim)
-        return running.to(memory_format=layout) if layout else running  # type: ignore[call-overload]
+        self._running = running.to(memory_format=layout) if layout else running  # type: ignore[call-overload]
+        self._progressive = ProgressiveNetwork(self._running, self.ndim) if self.progressive else None
 
     def on(self, device: torch.device | str, dtype: torch.dtype) -> NetworkSegmenter:
         """Return this segmenter, or one like it, for a device and precision."""
         if torch.device(device) == self.device and dtype == self.dtype:
             return self
-        other = object.__new__(NetworkSegmenter)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.__dict__.pop("bytes_per_pixel", None)
-        other.device, other.dtype = torch.device(device), dtype
-        other._running = other._prepared()
-        other._progressive = ProgressiveNetwork(other._running, self.ndim) if self.progressive else None
+        other._place(torch.device(device), dtype)
         return other
 
     @functools.cached_property
