@@ -35,7 +35,7 @@ WEAKNESSES = (
     "Brightfield was trained on 10 images only.",
     "Outlines of small objects (under 10 pixels across) are coarse: see the scores at IoU 0.75 and above.",
     "Cell bodies, phase contrast and electron microscopy are not what it was trained on.",
-    "Objects farther than `reach` pixels from their seed are cut; rescale nuclei larger than 100 pixels with diameter=.",
+    "Objects are cut `reach` pixels from their seed; rescale nuclei larger than 100 pixels with diameter=.",
 )
 
 
@@ -47,8 +47,8 @@ def card(training: dict[str, Any], scores: dict[str, Any]) -> ModelRecord:
         version=1,
         title="Nuclei in fluorescence, histology and brightfield (2D)",
         description=(
-            "Separates single nuclei. Takes one channel, bright nuclei on dark or dark on bright, or a colour image "
-            "of stained tissue, of which it sees the haematoxylin."
+            "Separates single nuclei. Takes one channel, bright nuclei on dark or dark on bright, or a "
+            "colour image of stained tissue, of which it sees the haematoxylin."
         ),
         network=network_config(network),
         inputs=("nuclei",),

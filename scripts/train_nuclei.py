@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from napari_fcnseg._shared.allocator import tune_allocator
-from napari_fcnseg.networks.unet import unet
+from napari_fcnseg.networks.unet import build_unet
 from napari_fcnseg.training.augmentation import Augmentation, random_batch
 from napari_fcnseg.training.loop import FitOptions, run_fit, start_fit
 from napari_fcnseg.training.losses import object_loss
@@ -50,7 +50,7 @@ def main() -> None:
     options = FitOptions(args.iterations, seed=args.seed, bfloat16=True)
     samples = load_folder(args.data)
     logging.info("%d images, %d objects", len(samples), sum(s.n_objects for s in samples))
-    network = unet(1, 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_unet(1, 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = partial(object_loss, class_weights=torch.tensor([1.0, 1.0, 1.0]), distance_weight=1.0)
     weights = sampling_weights(samples, KIND_WEIGHTS)
 

@@ -15,7 +15,7 @@ from napari_fcnseg.networks import NETWORKS, build_network, network_config, netw
 from napari_fcnseg.networks.field import Walk
 from napari_fcnseg.networks.geometry import CONVOLUTIONS, TRANSPOSED
 from napari_fcnseg.networks.layers import Crop
-from napari_fcnseg.networks.unet import UNet, skip_margins, unet, unet_valid
+from napari_fcnseg.networks.unet import UNet, build_unet, build_unet_valid, skip_margins
 
 
 def parameters(network: nn.Module) -> int:
@@ -71,14 +71,14 @@ def test_the_defaults_of_the_paper() -> None:
 @pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
 @pytest.mark.parametrize("up", ["transpose", "nearest", "linear"])
 def test_parameters_of_the_same_padded_one(ndim: int, norm: str, up: str) -> None:
-    network = unet(3, 5, ndim=ndim, depth=2, base_channels=6, norm=norm, up=up)
+    network = build_unet(3, 5, ndim=ndim, depth=2, base_channels=6, norm=norm, up=up)
     expected = expected_parameters(3, 5, base=6, depth=2, ndim=ndim, norm=norm, up=up)
     assert parameters(network) == expected
 
 
 @pytest.mark.parametrize(("base", "groups"), [(16, [8, 8, 8]), (6, [2, 4, 8]), (3, [1, 2, 4])])
 def test_group_normalisation_has_up_to_eight_groups(base: int, groups: list[int]) -> None:
-    network = unet(1, 2, depth=2, base_channels=base, norm="group")
+    network = build_unet(1, 2, depth=2, base_channels=base, norm="group")
     found = [layer.num_groups for layer in network.encoder.modules() if isinstance(layer, nn.GroupNorm)]
     assert found == [n for n in groups for _ in range(2)]
 
@@ -86,7 +86,7 @@ def test_group_normalisation_has_up_to_eight_groups(base: int, groups: list[int]
 def test_parameters_of_the_default_unet() -> None:
     """1.94 million: 16 channels, 4 levels."""
     expected = expected_parameters(1, 4, base=16, depth=4, ndim=2, norm="batch", up="transpose")
-    assert parameters(unet(1, 4)) == expected == 1_942_340
+    assert parameters(build_unet(1, 4)) == expected == 1_942_340
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_parameters_of_the_default_unet() -> None:
 )
 def test_sizes_that_the_unpadded_form_takes(depth: int, loss: int, least: int, beyond: int) -> None:
     """Lengths n = beyond mod 2^depth from the least on; each loses the same."""
-    walk = Walk(unet_valid(1, 1, ndim=1, depth=depth, base_channels=1), 1)
+    walk = Walk(build_unet_valid(1, 1, ndim=1, depth=depth, base_channels=1), 1)
     taken = {}
     for length in range(1, least + 6 * 2**depth):
         sizes = walk.sizes(0, length)
@@ -108,24 +108,24 @@ def test_sizes_that_the_unpadded_form_takes(depth: int, loss: int, least: int, b
 
 @pytest.mark.parametrize(("given", "returned"), [(572, 388), (188, 4), (204, 20)])
 def test_sizes_of_the_paper(given: int, returned: int) -> None:
-    network = unet_valid(1, 2, base_channels=1).eval()
+    network = build_unet_valid(1, 2, base_channels=1).eval()
     with torch.inference_mode():
         assert network(torch.zeros(1, 1, given, 188)).shape == (1, 2, returned, 4)
 
 
 def test_a_size_that_does_not_come_out_even_fails() -> None:
     with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-        unet_valid(1, 2, ndim=1, base_channels=1)(torch.zeros(1, 1, 572 + 8))
+        build_unet_valid(1, 2, ndim=1, base_channels=1)(torch.zeros(1, 1, 572 + 8))
 
 
 def test_the_same_padded_one_keeps_the_size() -> None:
     with torch.inference_mode():
-        assert unet(1, 3, depth=3, base_channels=2)(torch.zeros(2, 1, 40, 24)).shape == (2, 3, 40, 24)
+        assert build_unet(1, 3, depth=3, base_channels=2)(torch.zeros(2, 1, 40, 24)).shape == (2, 3, 40, 24)
 
 
 def test_margins_from_deep_to_shallow() -> None:
     assert skip_margins(4)[::-1] == [4, 16, 40, 88]
-    network = unet_valid(1, 2, base_channels=1)
+    network = build_unet_valid(1, 2, base_channels=1)
     assert [crop.margin for crop in network.crop if isinstance(crop, Crop)] == [88, 40, 16, 4]
 
 
@@ -139,7 +139,7 @@ def test_the_crop_takes_the_centre() -> None:
 def test_first_weights(ndim: int) -> None:
     """Normal, with sqrt(2 / N), N the inputs of one output value; no bias."""
     torch.manual_seed(0)
-    network = unet(8, 8, ndim=ndim, depth=1, base_channels=48, norm="none")
+    network = build_unet(8, 8, ndim=ndim, depth=1, base_channels=48, norm="none")
     checked = 0
     layers: list[Any] = list(network.modules())
     for layer in layers:
@@ -185,7 +185,7 @@ def test_every_option_changes_the_network(name: str, change: dict[str, Any]) -> 
 def test_every_option_changes_the_scores(up: str, norm: str) -> None:
     def scores(**options: Any) -> torch.Tensor:
         torch.manual_seed(0)
-        network = unet(1, 2, depth=2, base_channels=4, **options)
+        network = build_unet(1, 2, depth=2, base_channels=4, **options)
         torch.manual_seed(1)
         return network(torch.randn(2, 1, 16, 16))  # type: ignore[no-any-return]
 
@@ -196,8 +196,8 @@ def test_every_option_changes_the_scores(up: str, norm: str) -> None:
 
 
 def test_dropout_is_at_the_end_of_the_contracting_path() -> None:
-    assert [layer.p for layer in unet_valid(1, 2, base_channels=1).drop] == [0, 0, 0, 0.5, 0.5]
-    assert [layer.p for layer in unet(1, 2, depth=1, dropout=0.25).drop] == [0.25, 0.25]
+    assert [layer.p for layer in build_unet_valid(1, 2, base_channels=1).drop] == [0, 0, 0, 0.5, 0.5]
+    assert [layer.p for layer in build_unet(1, 2, depth=1, dropout=0.25).drop] == [0.25, 0.25]
 
 
 @pytest.mark.parametrize(("name", "change"), CASES)
@@ -222,7 +222,7 @@ def test_a_config_is_a_copy() -> None:
 
 
 def test_names_and_builders() -> None:
-    assert {"unet": unet, "unet_valid": unet_valid}.items() <= NETWORKS.items()
+    assert {"unet": build_unet, "unet_valid": build_unet_valid}.items() <= NETWORKS.items()
 
 
 def config(**change: Any) -> dict[str, Any]:

@@ -21,4 +21,5 @@ def tune_allocator() -> bool:
         return False
     libc = ctypes.CDLL("libc.so.6")
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 << 20))
-    return all([bool(libc.mallopt(option, value)) for option, value in settings])
+    accepted = [bool(libc.mallopt(option, value)) for option, value in settings]
+    return all(accepted)

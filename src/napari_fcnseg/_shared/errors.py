@@ -77,7 +77,7 @@ class MissingExtraError(FcnsegError, ImportError):
     """An optional dependency is not installed."""
 
 
-class Cancelled(FcnsegError):
+class Cancelled(FcnsegError):  # noqa: N818 - to be stopped is no error
     """The user stopped the run; nothing half-written was kept."""
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from napari_fcnseg._shared.errors import NetworkError, nearest_name
-from napari_fcnseg.networks.unet import unet, unet_valid
+from napari_fcnseg.networks.unet import build_unet, build_unet_valid
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": unet, "unet_valid": unet_valid}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": build_unet, "unet_valid": build_unet_valid}
 """Builder of every network by name."""
 
 

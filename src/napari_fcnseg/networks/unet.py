@@ -21,7 +21,7 @@ from napari_fcnseg.networks.layers import CONV, MAX_POOL, ConvBlock, Crop, upsam
 class UNet(nn.Module):
     """Encoder and decoder joined by skip connections at every level.
 
-    Use :func:`unet` or :func:`unet_valid`, which check their options.
+    Use :func:`build_unet` or :func:`build_unet_valid`, which check their options.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def _build(in_channels: int, classes: int, *, ndim: int, depth: int, base_channe
     return network
 
 
-def unet(
+def build_unet(
     in_channels: int,
     classes: int,
     *,
@@ -188,7 +188,7 @@ def unet(
     )  # fmt: skip
 
 
-def unet_valid(
+def build_unet_valid(
     in_channels: int,
     classes: int,
     *,

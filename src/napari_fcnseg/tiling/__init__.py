@@ -1,8 +1,8 @@
 """The layout of tiles: frozen numbers, NumPy only."""
 
+from napari_fcnseg.tiling.overlap import gaussian_weight, window_starts, windows
 from napari_fcnseg.tiling.padding import mirror_indices, read_mirrored
 from napari_fcnseg.tiling.plan import Tile, TilePlan, plan_tiles
-from napari_fcnseg.tiling.windows import gaussian_weight, window_starts, windows
 
 __all__ = [
     "Tile",

@@ -1,0 +1,114 @@
+"""Where each output of ``segment`` goes, decided and checked before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_fcnseg._shared.errors import ImageFileError, InputError, OutputExistsError
+from napari_fcnseg._shared.record import image_stem, record_path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the files that come of it."""
+
+    source: Path
+    labels: Path
+    record: Path
+    overlay: Path | None = None
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """All files that the job writes."""
+        return (
+            (self.labels, self.record) if self.overlay is None else (self.labels, self.record, self.overlay)
+        )
+
+
+def plan_jobs(sources: Sequence[str], out: str, *, overlay: bool) -> list[Job]:
+    """Return one job per input.
+
+    Several inputs, or an `out` that is a folder or ends in a slash, give
+    ``<stem>_labels.tif`` in that folder.
+
+    Raises
+    ------
+    InputError
+        Two inputs would be written to one file, several to a file, or one over an input.
+    ImageFileError
+        The ending of `out` is no format for labels.
+    """
+    folder = _is_folder(out)
+    if len(sources) > 1 and not folder and (Path(out).suffix or Path(out).exists()):
+        raise InputError(
+            f"{len(sources)} images cannot be written to the one file {out}. Name a folder: "
+            f"-o {Path(out).stem}/"
+        )
+    jobs = [_job(Path(s), Path(out), folder or len(sources) > 1, overlay) for s in sources]
+    _refuse_clashes(jobs)
+    if not folder and len(sources) == 1:
+        _refuse_unknown_ending(Path(out))
+    return jobs
+
+
+def prepare(jobs: Sequence[Job], *, overwrite: bool) -> None:
+    """Refuse what exists, then make the folders.
+
+    Raises
+    ------
+    OutputExistsError
+        An output exists and `overwrite` is false.
+    """
+    existing = [path for job in jobs for path in job.outputs if os.path.lexists(path)]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise OutputExistsError(
+            f"{existing[0]}{more} exist{'' if more else 's'} already. Choose another -o, or pass --overwrite."
+        )
+    for folder in {job.labels.parent for job in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _is_folder(out: str) -> bool:
+    if out.endswith(("/", os.sep)):
+        return True
+    return Path(out).is_dir() and not out.lower().endswith(".zarr")
+
+
+def _job(source: Path, out: Path, folder: bool, overlay: bool) -> Job:
+    # "cells.ome.zarr/" and "." have their names only after resolving.
+    stem = image_stem(source if source.name else source.resolve())
+    labels = out / f"{stem}_labels.tif" if folder else out
+    picture = labels.with_name(f"{image_stem(labels).removesuffix('_labels')}_overlay.png")
+    return Job(source, labels, record_path(labels), picture if overlay else None)
+
+
+def _refuse_clashes(jobs: Sequence[Job]) -> None:
+    owners: dict[Path, Path] = {job.source.absolute(): job.source for job in jobs}
+    inputs = set(owners)
+    for job in jobs:
+        for path in job.outputs:
+            key = path.absolute()
+            if key in inputs:
+                raise InputError(
+                    f"{path} is an input and would be overwritten by an output. Choose another -o."
+                )
+            if key in owners:
+                raise InputError(
+                    f"{owners[key]} and {job.source} would both be written to {path}. "
+                    "Run them with different -o."
+                )
+            owners[key] = job.source
+
+
+def _refuse_unknown_ending(out: Path) -> None:
+    from napari_fcnseg.io.writing import LABEL_SUFFIXES
+
+    if not out.name.lower().endswith(LABEL_SUFFIXES) or out.name.lower() in LABEL_SUFFIXES:
+        raise ImageFileError(
+            f"{out.name!r} names no format for labels. Use one of these endings: {' '.join(LABEL_SUFFIXES)}; "
+            f"or name a folder: -o {out}/"
+        )

@@ -1,0 +1,162 @@
+"""``napari-fcnseg segment``: files in, label files and run records out."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari_fcnseg._shared.errors import AxesError, Cancelled, FcnsegError, ImageFileError, InputError
+from napari_fcnseg._shared.record import RunRecord
+from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
+from napari_fcnseg.cli.console import Commands, Progress, complain, new_command
+from napari_fcnseg.cli.options import add_settings, settings_of
+from napari_fcnseg.cli.outputs import Job, plan_jobs, prepare
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_fcnseg.io import LazyImage
+
+_EXAMPLES = """\
+  napari-fcnseg segment cells.tif -o cells_labels.tif
+  napari-fcnseg segment *.png -o results/ --overlay
+  napari-fcnseg segment slide.ome.tif -o nuclei.ome.zarr --channel DAPI --spacing 0.5
+  napari-fcnseg segment stack.tif -o nuclei.tif --axes TYX --diameter 40 --device cpu
+  napari-fcnseg segment other.tif -o other_labels.tif --settings cells_labels.fcnseg.json
+
+A run record, *.fcnseg.json, is written beside each output; --settings repeats it.
+"""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What all images of one command line have in common."""
+
+    settings: SegmentSettings
+    recorded: RunRecord | None
+    mask: NDArray[np.bool_] | None
+    level: int | None
+    series: int | str | None
+    overwrite: bool
+
+
+def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add ``segment`` to the command line."""
+    parser = new_command(
+        commands, common, "segment", run_segment, "segment images and write label images", _EXAMPLES
+    )
+    parser.add_argument("images", nargs="+", metavar="IN", help="TIFF, OME-TIFF, PNG, JPEG, Zarr or OME-Zarr")
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="PATH",
+        help="label file (.tif .ome.tif .png .zarr .ome.zarr), or folder/ (needed for several images)",
+    )  # fmt: skip
+    parser.add_argument("--overlay", action="store_true", help="also write <name>_overlay.png: the outlines")
+    parser.add_argument("--settings", metavar="RECORD", help="repeat a recorded run; other flags override it")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    parser.add_argument("--level", type=int, metavar="N", help="resolution level; default: 0, the finest")
+    parser.add_argument("--series", metavar="N", help="which image of a file that holds several")
+    add_settings(parser)
+
+
+def run_segment(args: argparse.Namespace) -> int:
+    """Segment every image that can be; return 1 when one could not."""
+    recorded = RunRecord.load(args.settings) if args.settings else None
+    try:
+        settings = settings_of(args, recorded.settings if recorded else None)
+        jobs = plan_jobs(args.images, args.out, overlay=args.overlay)
+    except (InputError, ImageFileError) as exc:
+        args.parser.error(str(exc))
+    prepare(jobs, overwrite=args.overwrite)
+    batch = _Batch(
+        settings, recorded, _mask(args.mask, settings), args.level, _series(args.series), args.overwrite
+    )
+    failed = [job for job in jobs if not _survives(job, batch, alone=len(jobs) == 1)]
+    if failed:
+        complain(f"error: {len(failed)} of {len(jobs)} images failed")
+    return 1 if failed else 0
+
+
+def _survives(job: Job, batch: _Batch, *, alone: bool) -> bool:
+    """Run a job; among several, report its failure and let the others go on."""
+    try:
+        _run_job(job, batch)
+    except Cancelled:
+        raise
+    except (FcnsegError, OSError) as exc:
+        if alone:
+            raise
+        complain(f"error: {job.source}: {exc}")
+        return False
+    return True
+
+
+def _run_job(job: Job, batch: _Batch) -> None:
+    from napari_fcnseg.io import open_image, save_labels
+    from napari_fcnseg.segmentation import segment_recorded
+
+    image = open_image(job.source, level=batch.level, series=batch.series)
+    options = batch.settings.options()
+    if batch.mask is not None:
+        options["mask"] = batch.mask
+    with Progress(job.source.name) as progress:
+        labels, record = segment_recorded(image, progress=progress, **options)
+    save_labels(job.labels, labels, like=image, overwrite=batch.overwrite)
+    record.save(job.record, overwrite=batch.overwrite)
+    if job.overlay is not None:
+        _save_overlay(job, image, labels, record, batch)
+    _print_result(job, record, batch.recorded)
+
+
+def _save_overlay(job: Job, image: LazyImage, labels: Any, record: RunRecord, batch: _Batch) -> None:
+    from napari_fcnseg.cli.overlay import overlay_of
+    from napari_fcnseg.io import save_png
+    from napari_fcnseg.models import load_model
+
+    assert job.overlay is not None
+    kind = record.settings.kind or "instances"
+    classes = load_model(batch.settings.model).record.classes
+    picture = overlay_of(
+        image, labels, kind=kind, channel=batch.settings.channel, colours={c.value: c.colour for c in classes}
+    )
+    save_png(job.overlay, picture, overwrite=batch.overwrite)
+
+
+def _print_result(job: Job, record: RunRecord, recorded: RunRecord | None) -> None:
+    found = "" if record.objects is None else f"{record.objects} objects, "
+    print(f"{job.source}: {found}{record.seconds:.1f} s on {record.device}", flush=True)
+    for path in job.outputs:
+        print(f"  {path}")
+    for note in record.notes:
+        print(f"  note: {note}")
+    if recorded and recorded.model.get("sha256") != record.model.get("sha256"):
+        complain(f"  note: the model's weights are not those of the recorded run ({recorded.settings.model})")
+
+
+def _mask(path: str | None, settings: SegmentSettings) -> NDArray[np.bool_] | None:
+    """Read the mask; a recorded run that had one cannot be repeated without."""
+    if path is None:
+        if settings.mask is not None:
+            raise InputError(
+                f"The recorded run used a mask (SHA-256 {settings.mask[:12]}...), and records hold no "
+                "pixels. Give it with --mask FILE."
+            )
+        return None
+    import numpy as np
+
+    from napari_fcnseg.io import open_image
+
+    image = open_image(path)
+    if "c" in image.axes:
+        raise AxesError(
+            f"The mask {path} has the axes {image.axes!r}; it must have no channels. Save one only."
+        )
+    mask: NDArray[np.bool_] = np.asarray(image) != 0
+    if settings.mask is not None and array_sha256(mask) != settings.mask:
+        complain(f"note: {path} is not the mask of the recorded run")
+    return mask
+
+
+def _series(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdigit() else text

@@ -1,0 +1,238 @@
+"""`segment` on files: the pixels of the Python verb, records that repeat, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from napari_fcnseg._shared.record import RunRecord
+from napari_fcnseg._shared.settings import array_sha256
+from napari_fcnseg.cli.entry import main
+from napari_fcnseg.io import open_image, save_labels, save_png
+from napari_fcnseg.segmentation import segment
+
+
+def _read(path: Path) -> NDArray[Any]:
+    return np.asarray(open_image(path))
+
+
+@pytest.fixture
+def source(tmp_path: Path, field: NDArray[np.uint16]) -> Path:
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(path, field)
+    return path
+
+
+@pytest.fixture
+def expected(field: NDArray[np.uint16], tiny_model: Path) -> NDArray[Any]:
+    labels: NDArray[Any] = segment(field, str(tiny_model), device="cpu")
+    assert labels.max() > 1
+    return labels
+
+
+def _segment(*words: object, model: Path) -> int:
+    return main(["segment", *map(str, words), "--model", str(model), "--device", "cpu"])
+
+
+def test_one_image_gives_the_pixels_of_the_verb(
+    source: Path, expected: NDArray[Any], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = source.with_name("cells_labels.tif")
+    assert _segment(source, "-o", out, "--overlay", model=tiny_model) == 0
+    np.testing.assert_array_equal(_read(out), expected)
+    record = RunRecord.load(source.with_name("cells_labels.fcnseg.json"))
+    assert record.objects == expected.max()
+    assert record.settings.device == "cpu"
+    assert record.settings.precision != "auto"
+    assert _read(source.with_name("cells_overlay.png")).shape == (1024, 1024, 3)
+    printed = capsys.readouterr().out
+    assert f"{expected.max()} objects" in printed
+    assert str(out) in printed
+    assert sorted(p.name for p in source.parent.iterdir()) == [
+        "cells.tif", "cells_labels.fcnseg.json", "cells_labels.tif", "cells_overlay.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["out.ome.tif", "out.png", "out.ome.zarr"])
+def test_the_ending_chooses_the_format(
+    name: str, source: Path, expected: NDArray[Any], tiny_model: Path
+) -> None:
+    out = source.with_name(name)
+    assert _segment(source, "-o", out, model=tiny_model) == 0
+    np.testing.assert_array_equal(_read(out), expected)
+    assert source.with_name("out.fcnseg.json").exists()
+
+
+def test_small_tiles_give_the_same(source: Path, expected: NDArray[Any], tiny_model: Path) -> None:
+    out = source.with_name("tiled.tif")
+    assert (
+        _segment(source, "-o", out, "--tile-shape", "32,48", "--precision", "float32", model=tiny_model) == 0
+    )
+    assert (_read(out) != expected).mean() < 1e-4
+
+
+def test_a_record_repeats_the_run(source: Path, tiny_model: Path) -> None:
+    first, second, third = (source.with_name(name) for name in ("a.tif", "b.tif", "c.tif"))
+    options = ("--min-size", 30, "--clear-border", "--diameter", 20)
+    assert _segment(source, "-o", first, *options, model=tiny_model) == 0
+    record = source.with_name("a.fcnseg.json")
+    assert main(["segment", str(source), "-o", str(second), "--settings", str(record)]) == 0
+    np.testing.assert_array_equal(_read(first), _read(second))
+    again = RunRecord.load(source.with_name("b.fcnseg.json"))
+    assert again.settings == RunRecord.load(record).settings
+    words = ["segment", str(source), "-o", str(third), "--settings", str(record), "--no-clear-border"]
+    assert main(words) == 0
+    assert not RunRecord.load(source.with_name("c.fcnseg.json")).settings.clear_border
+
+
+def test_copied_code_gives_the_same(source: Path, field: NDArray[np.uint16], tiny_model: Path) -> None:
+    first, second = source.with_name("a.tif"), source.with_name("b.tif")
+    assert _segment(source, "-o", first, "--diameter", 30, "--threshold", 0.4, model=tiny_model) == 0
+    settings = RunRecord.load(source.with_name("a.fcnseg.json")).settings
+    names: dict[str, Any] = {"image": field}
+    exec(settings.to_python("image"), names)
+    np.testing.assert_array_equal(names["labels"], _read(first))
+    assert main(shlex.split(settings.to_command(str(source), str(second)))[1:]) == 0
+    np.testing.assert_array_equal(_read(second), _read(first))
+
+
+def test_colour_images_just_work(tmp_path: Path, tiny_model: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (96, 80, 3), np.uint8)
+    save_png(tmp_path / "tissue.png", pixels)
+    assert _segment(tmp_path / "tissue.png", "-o", f"{tmp_path}/", "--overlay", model=tiny_model) == 0
+    expected = segment(pixels, str(tiny_model), channel_axis=-1, device="cpu")
+    np.testing.assert_array_equal(_read(tmp_path / "tissue_labels.tif"), expected)
+
+
+def test_what_is_dropped_is_said(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 4), np.uint8)
+    save_png(tmp_path / "icon.png", pixels)
+    assert (
+        _segment(tmp_path / "icon.png", "-o", f"{tmp_path}/", "--diameter", 40, "-v", model=tiny_model) == 0
+    )
+    err = capsys.readouterr().err
+    assert "note: the fourth channel is taken for alpha and dropped" in err
+    assert "note: the image is rescaled" in err
+
+
+def test_classes(source: Path, field: NDArray[np.uint16], tiny_model: Path) -> None:
+    out = source.with_name("classes.tif")
+    assert _segment(source, "-o", out, "--kind", "classes", "--overlay", model=tiny_model) == 0
+    expected = segment(field, str(tiny_model), kind="classes", device="cpu")
+    np.testing.assert_array_equal(_read(out), expected)
+    assert RunRecord.load(source.with_name("classes.fcnseg.json")).objects is None
+    picture = _read(source.with_name("classes_overlay.png"))
+    assert np.ptp(picture[expected == 0], axis=1).max() == 0, "grey"
+    assert np.ptp(picture[expected == 1], axis=1).min() > 0, "tinted in the colour of the class"
+
+
+def test_channels_and_axes_of_a_stack(tmp_path: Path, field: NDArray[np.uint16], tiny_model: Path) -> None:
+    stack = np.stack([field[::-1], field])[None].repeat(3, axis=0)
+    path = tmp_path / "stack.ome.tif"
+    tifffile.imwrite(path, stack, metadata={"axes": "TCYX", "Channel": {"Name": ["GFP", "DAPI"]}})
+    assert _segment(path, "-o", tmp_path / "l.tif", "--channel", "DAPI", "--overlay", model=tiny_model) == 0
+    expected = segment(stack, str(tiny_model), axes="tcyx", channel=1, device="cpu")
+    np.testing.assert_array_equal(_read(tmp_path / "l.tif"), expected)
+
+
+def test_one_bad_file_among_several(
+    source: Path, expected: NDArray[Any], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = source.with_name("bad.tif")
+    bad.write_bytes(b"II*\0 this is cut off")
+    out = source.with_name("results")
+    assert _segment(bad, "nowhere.png", source, "-o", out, model=tiny_model) == 1
+    np.testing.assert_array_equal(_read(out / "cells_labels.tif"), expected)
+    assert sorted(p.name for p in out.iterdir()) == ["cells_labels.fcnseg.json", "cells_labels.tif"]
+    err = capsys.readouterr().err
+    assert f"error: {bad}: " in err
+    assert "error: nowhere.png: " in err
+    assert err.rstrip().endswith("error: 2 of 3 images failed")
+
+
+def test_mask(source: Path, field: NDArray[np.uint16], tiny_model: Path) -> None:
+    mask = np.zeros(field.shape, bool)
+    mask[20:90, 30:100] = True
+    save_labels(source.with_name("mask.png"), mask)
+    out, again = source.with_name("out.tif"), source.with_name("again.tif")
+    assert _segment(source, "-o", out, "--mask", source.with_name("mask.png"), model=tiny_model) == 0
+    expected = segment(field, str(tiny_model), mask=mask, device="cpu")
+    np.testing.assert_array_equal(_read(out), expected)
+    assert not _read(out)[~mask].any()
+    record = source.with_name("out.fcnseg.json")
+    assert RunRecord.load(record).settings.mask == array_sha256(mask)
+    words = ["segment", str(source), "-o", str(again), "--settings", str(record)]
+    assert main(words) == 1, "a record holds no pixels of the mask"
+    assert main([*words, "--mask", str(source.with_name("mask.png"))]) == 0
+    np.testing.assert_array_equal(_read(again), expected)
+
+
+def test_refuses_to_overwrite_before_computing(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = source.with_name("labels.tif")
+    out.write_text("mine")
+    # A model that is not there would be the error, if anything were begun.
+    assert main(["segment", str(source), "-o", str(out), "--model", "nothing"]) == 1
+    assert f"error: {out} exists already" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
+def test_overwrite(source: Path, expected: NDArray[Any], tiny_model: Path) -> None:
+    out = source.with_name("labels.tif")
+    out.write_text("old")
+    assert _segment(source, "-o", out, "--overwrite", model=tiny_model) == 0
+    np.testing.assert_array_equal(_read(out), expected)
+
+
+def test_unknown_model(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = source.with_name("labels.tif")
+    assert main(["segment", str(source), "-o", str(out), "--model", "nuclie"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "'nuclie'" in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["-o", "l.tif", "--diameter", "-3"], ["-o", "labels"], ["b.tif", "-o", "l.tif"]]
+)
+def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["segment", "a.tif", *words])
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
+@pytest.mark.parametrize("killer", ["SIGINT", "SIGKILL"])
+def test_a_stopped_run_leaves_nothing(killer: str, tmp_path: Path, tiny_model: Path) -> None:
+    path, out = tmp_path / "large.tif", tmp_path / "labels.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 999, (1024, 1024), np.uint16))
+    words = ["segment", path, "-o", out, "--model", tiny_model, "--tile-shape", "16,16", "--batch-size", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "napari_fcnseg.cli.entry", *map(str, words)],
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    with process:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert first == "large.tif: 1024 of 4096 tiles\n"
+        process.send_signal(getattr(signal, killer))
+        rest = process.stderr.read()
+    if killer == "SIGINT":
+        assert process.returncode == 1
+        assert rest.endswith("cancelled\n")
+        assert "Traceback" not in rest
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["large.tif"]
