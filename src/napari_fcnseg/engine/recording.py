@@ -1,0 +1,156 @@
+"""State what a run did, with nothing left at "auto"."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from dataclasses import asdict, replace
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_fcnseg._shared.errors import ModelError
+from napari_fcnseg._shared.record import RunRecord
+from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
+from napari_fcnseg.engine.job import Job
+from napari_fcnseg.engine.planning import make_plan
+from napari_fcnseg.models.registry import load_model
+from napari_fcnseg.preprocess.normalization import PixelTransform
+
+PACKAGES = ("napari-fcnseg", "torch", "numpy", "scipy", "scikit-image", "dask", "zarr", "tifffile")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that had a part in a run."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def image_facts(image: Any, job: Job) -> dict[str, Any]:
+    """Return what is known of an image."""
+    facts: dict[str, Any] = {
+        "shape": [int(length) for length in job.source.array.shape],
+        "dtype": str(job.source.dtype),
+        "axes": job.source.layout.axes,
+    }
+    # Of arrays, `name` and `path` mean other things than of an opened file.
+    for name in ("name", "path", "scale", "units", "level") if hasattr(image, "channel_names") else ():
+        value = getattr(image, name)
+        if value is not None:
+            facts[name] = value if isinstance(value, int | dict) else str(value)
+    return facts
+
+
+def mask_hash(job: Job) -> str | None:
+    """Return the hash of the mask as booleans, with its axes in the order of the image's."""
+    if job.mask is None:
+        return None
+    layout = job.source.layout
+    made = layout.leading + layout.spatial
+    return array_sha256(np.asarray(job.mask).transpose([made.index(axis) for axis in layout.output_order()]))
+
+
+def resolved_settings(job: Job, transform: PixelTransform) -> SegmentSettings:
+    """Return the settings that repeat a run to the pixel on any machine."""
+    layout, settings = job.source.layout, job.settings
+    normalization = asdict(job.normalization)
+    if transform.rendering is None:
+        del normalization["colour"]  # nothing was decided about colour
+    else:
+        normalization["colour"] = transform.rendering.name
+    named = job.model.copyable and settings.model == job.record.name
+    return replace(
+        settings,
+        model=job.record.id if named else settings.model,
+        axes=layout.axes,
+        channel_axis=None,
+        channel=layout.channels or None,
+        normalization=normalization,
+        min_size=job.min_size if job.kind == "instances" else None,
+        tile_shape=job.tile_shape,
+        memory=None,
+        mask=mask_hash(job),
+        label_dtype=job.label_dtype.name,
+    )
+
+
+def _plan_facts(job: Job) -> dict[str, Any]:
+    """Return the tiles of a run, or the windows."""
+    segmenter = job.model.segmenter
+    if not segmenter.exact_tiling:
+        return {"windows": list(job.tile_shape)}
+    plan = make_plan(segmenter, job.grid, job.tile_shape, leading=job.source.leading)
+    return {**plan.to_dict(), "tiles": len(plan), "summary": plan.describe()}
+
+
+def _can_be_named(model: str) -> bool:
+    """Tell whether `load_model` finds a model by what the settings call it."""
+    try:
+        load_model(model)
+    except ModelError:
+        return False
+    return True
+
+
+def _notes(job: Job, transform: PixelTransform) -> tuple[str, ...]:
+    notes = []
+    if not job.model.copyable:
+        notes.append("the model is an object in memory: save it to be able to repeat this run")
+    elif not _can_be_named(job.settings.model):
+        notes.append("the model was handed over as an object: give its folder to be able to repeat this run")
+    if not job.model.segmenter.exact_tiling:
+        notes.append(f"tiles are blended, not exact: {job.model.segmenter.inexact_reason}")
+    if transform.rendering is not None:
+        notes.append(f"colours were turned into {transform.rendering.name}")
+    return tuple(notes)
+
+
+def make_record(
+    image: Any,
+    job: Job,
+    transform: PixelTransform,
+    *,
+    started: dt.datetime,
+    seconds: float,
+    objects: int | None,
+) -> RunRecord:
+    """Return the record of a run that has ended.
+
+    Parameters
+    ----------
+    image : array
+        As the user gave it.
+    job : Job
+        What was run.
+    transform : PixelTransform
+        The normalisation that was decided.
+    started : datetime
+        When, with its offset from UTC.
+    seconds : float
+        How long it took.
+    objects : int or None
+        How many were found.
+    """
+    record = job.record
+    return RunRecord(
+        settings=resolved_settings(job, transform),
+        image=image_facts(image, job),
+        model={"id": record.id, "name": record.name, "version": record.version, "sha256": record.sha256,
+               "title": record.title, "licence": record.licence, "citation": record.citation},
+        transform=transform.to_dict(),
+        plan=_plan_facts(job),
+        device=str(job.settings.device),
+        threads=torch.get_num_threads(),
+        versions=versions(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        objects=objects,
+        notes=_notes(job, transform),
+    )  # fmt: skip
