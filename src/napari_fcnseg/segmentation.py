@@ -1,0 +1,332 @@
+"""The public verbs: an image in, labels or probabilities out."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_fcnseg._shared.errors import InputError
+from napari_fcnseg._shared.record import RunRecord
+from napari_fcnseg._shared.settings import SegmentSettings
+from napari_fcnseg.engine import lazy, run
+from napari_fcnseg.engine.job import Job, make_job
+from napari_fcnseg.engine.recording import make_record
+from napari_fcnseg.models.model import Model
+from napari_fcnseg.models.registry import load_model
+from napari_fcnseg.preprocess.normalization import Normalization
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    ModelLike = str | Path | Model | nn.Module
+
+Progress = Callable[[int, int], None]
+
+
+def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSettings:
+    # A path is made absolute, so that the record finds the model from any folder.
+    named = str(model.absolute()) if isinstance(model, Path) else model
+    normalization = options.get("normalization")
+    if isinstance(normalization, Normalization):
+        options = {**options, "normalization": asdict(normalization)}
+    return SegmentSettings(model=named if isinstance(named, str) else loaded.record.id, **options)
+
+
+def _image_array(image: Any) -> Any:
+    """Return a lazy image as it is, anything else as NumPy."""
+    if isinstance(image, np.ma.MaskedArray):
+        raise InputError("a masked array says where it does not count; give image.data and mask=~image.mask.")
+    return image if lazy.is_lazy(image) else np.asarray(image)
+
+
+def _mask_array(mask: Any, *, as_lazy: bool) -> Any:
+    """Return a mask as a dask array if it is to stay lazy, else as NumPy."""
+    if mask is None:
+        return None
+    return lazy.as_dask(mask) if as_lazy and lazy.is_lazy(mask) else np.asarray(mask)
+
+
+def _job(image: Any, model: Any, mask: Any, options: dict[str, Any]) -> tuple[Any, Job]:
+    """Return the image, as NumPy unless it is lazy, and what is to be done with it."""
+    loaded = load_model(model)
+    image, is_lazy = _image_array(image), lazy.is_lazy(image)
+    job = make_job(
+        image, loaded, _settings(model, loaded, options), _mask_array(mask, as_lazy=is_lazy),
+        lazy.as_dask if is_lazy else None,
+    )  # fmt: skip
+    return image, job
+
+
+def _image_order(labels: Any, job: Job, *, maps: int = 0) -> Any:
+    """Return labels or maps with their axes in the order of the image's."""
+    layout = job.source.layout
+    made = layout.leading + layout.spatial
+    order = [made.index(axis) for axis in layout.output_order()]
+    return labels.transpose([*range(maps), *(maps + place for place in order)])
+
+
+def segment(
+    image: Any,
+    model: ModelLike = "nuclei",
+    *,
+    kind: str | None = None,
+    axes: str | None = None,
+    channel_axis: int | None = None,
+    channel: int | str | Sequence[int | str] | None = None,
+    spacing: Mapping[str, float] | Sequence[float] | None = None,
+    diameter: float | None = None,
+    mask: Any = None,
+    normalization: Normalization | Mapping[str, Any] | str | None = None,
+    threshold: float | None = None,
+    min_size: int | None = None,
+    clear_border: bool = False,
+    tile_shape: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    label_dtype: str | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Segment an image of any size.
+
+    The image is gone through in tiles; the result is that of the whole image
+    seen at once, whatever the tiles.
+
+    Parameters
+    ----------
+    image : array
+        Integers or floats of any range. NumPy (or a list) gives NumPy; dask,
+        zarr, or what :func:`open_image` returns gives a lazy dask array with
+        the chunks of the image.
+    model : str, Path, Model
+        A name (``"nuclei"``, ``"nuclei@1"``), the folder or card of a model,
+        or what :func:`load_model` or :func:`as_model` returned.
+    kind : {"instances", "classes"}, optional
+        Objects numbered from 1, or the class of each pixel. The model's own
+        kind by default.
+    axes : str, optional
+        One letter for each axis, of ``t c z y x``. Axes that the model does
+        not look along (``t``, and ``z`` for a 2D model) are gone through one
+        by one. Needed unless the image has just the axes of the model, or
+        `channel_axis` names the only other one; taken from the file for what
+        `open_image` returns.
+    channel_axis : int, optional
+        The axis of the channels or colours, as in scikit-image.
+    channel : int, str or sequence, optional
+        Which channels to use, by index or by the name that the file gives them.
+    spacing : mapping or sequence of float, optional
+        Micrometres for each pixel: by axis, or in the order z, y, x of those
+        that the model looks along. The image is rescaled to the model's pixel
+        size where they differ by more than 10 %.
+    diameter : float, optional
+        Typical object in pixels; rescales likewise. Give one of the two.
+    mask : array of bool, optional
+        Where the image counts, in the shape of the image without channels.
+        Elsewhere labels are 0 and pixels may be NaN.
+    normalization : str, mapping or Normalization, optional
+        The model's own by default. For colour images ``"haematoxylin"``,
+        ``"luminance"`` or ``"inverted luminance"`` overrides what is decided
+        from the brightness of the background.
+    threshold : float, optional
+        Probability above which a pixel is foreground, 0 to 1.
+    min_size : int, optional
+        Drop objects of fewer pixels of the image. Not for classes.
+    clear_border : bool
+        Drop objects that touch the border of the image (of each plane). Not
+        for classes.
+    tile_shape : sequence of int, optional
+        What one tile writes, in pixels. Does not change the result. For a
+        model that cannot be tiled exactly: its window, which does.
+    batch_size : int, optional
+        Tiles computed together; 1 by default.
+    memory : int or str, optional
+        What the network may take, in bytes or as ``"4GB"``; a quarter of what
+        is free by default. Chooses the tiles; too large a `tile_shape` is refused.
+    device : str, optional
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; the best there is by default.
+    precision : {"auto", "float32", "bfloat16"}
+        ``"auto"`` is bfloat16 on CUDA cards that have it, float32 elsewhere.
+    label_dtype : str, optional
+        Data type of the labels, such as ``"int64"``.
+    progress : callable, optional
+        Called with ``(done, total)`` after each tile. What it raises ends the
+        run. Of lazy results called while they are computed in this process.
+
+    Returns
+    -------
+    ndarray or dask.array.Array
+        The shape of the image without its channel axis. Objects are int32,
+        1..N without gaps in the order in which their first pixel comes in the
+        array (leading axes first, then z, y, x); ids are unique over a stack.
+        Classes are uint8 where that fits, with the card's values. 0 is
+        background or outside the mask.
+
+    Raises
+    ------
+    AxesError
+        If the axes do not fit the model; the message spells out the likely calls.
+    InputError
+        For an option out of range, an empty image, NaN or infinity. Of lazy
+        input, pixels are checked at compute.
+    TilingError
+        If no tile, or not the one asked for, fits the memory.
+    UnknownModelError, ModelFileError
+        If the model is not known or damaged.
+    LabelOverflowError
+        If there are more objects than `label_dtype` can number.
+    DeviceError
+        If the device is not there.
+
+    See Also
+    --------
+    predict : Probabilities instead of labels.
+    segment_recorded : Also returns the record of the run.
+
+    Notes
+    -----
+    For lazy input, objects need the whole image: reading one block of the
+    result runs all of it, into a temporary zarr that is kept as long as the
+    array. For images larger than the disk space for that, segment regions.
+
+    Examples
+    --------
+    >>> from skimage.data import coins
+    >>> labels = segment(coins()[:128, :128], kind="classes")
+    >>> labels.shape, labels.dtype
+    ((128, 128), dtype('uint8'))
+    """
+    options = _options(locals())
+    image, job = _job(image, model, mask, options)
+    if lazy.is_lazy(image):
+        make = lazy.lazy_classes if job.kind == "classes" else lazy.lazy_objects
+        return _image_order(make(job, progress), job)
+    return _segment_now(job, progress)[0]
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call that are settings."""
+    return {k: v for k, v in given.items() if k not in ("image", "model", "mask", "progress", "raw")}
+
+
+def _segment_now(job: Job, progress: Progress | None) -> tuple[NDArray[Any], Any, int | None]:
+    """Return labels in the image's axis order, the normalisation, and the number of objects."""
+    if job.kind == "classes":
+        labels, transform = run.run_classes(job, progress)
+        return _image_order(labels, job), transform, None
+    labels = np.zeros(job.shape, job.label_dtype)
+    objects, transform = run.run_objects(job, labels, progress)
+    return _image_order(labels, job), transform, objects
+
+
+def segment_recorded(
+    image: Any,
+    model: ModelLike = "nuclei",
+    *,
+    mask: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[NDArray[Any], RunRecord]:
+    """Segment an image now, and state what was done.
+
+    Parameters
+    ----------
+    image, model, mask, progress, **options
+        As for :func:`segment`.
+
+    Returns
+    -------
+    labels : ndarray
+        Also for lazy input, which is read tile by tile.
+    record : RunRecord
+        Resolved settings, model, normalisation, tiles, versions.
+
+    Raises
+    ------
+    FcnsegError
+        As for :func:`segment`.
+
+    See Also
+    --------
+    segment : Labels alone; lazy for lazy input.
+
+    Examples
+    --------
+    >>> from skimage.data import coins
+    >>> labels, record = segment_recorded(coins()[:64, :64], device="cpu")
+    >>> record.settings.model, record.settings.precision
+    ('nuclei@1', 'float32')
+    """
+    started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
+    image, job = _job(image, model, mask, options)
+    labels, transform, objects = _segment_now(job, progress)
+    seconds = time.perf_counter() - clock
+    return labels, make_record(image, job, transform, started=started, seconds=seconds, objects=objects)
+
+
+def predict(
+    image: Any,
+    model: ModelLike = "nuclei",
+    *,
+    axes: str | None = None,
+    channel_axis: int | None = None,
+    channel: int | str | Sequence[int | str] | None = None,
+    spacing: Mapping[str, float] | Sequence[float] | None = None,
+    diameter: float | None = None,
+    mask: Any = None,
+    normalization: Normalization | Mapping[str, Any] | str | None = None,
+    tile_shape: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    memory: int | str | None = None,
+    device: str | None = None,
+    precision: str = "auto",
+    progress: Progress | None = None,
+    raw: bool = False,
+) -> Any:
+    """Return the probability of each class at each pixel.
+
+    Parameters
+    ----------
+    image, model, axes, channel_axis, channel, spacing, diameter, normalization
+        As for :func:`segment`.
+    mask : array of bool, optional
+        Where the image counts for its normalisation; probabilities are given everywhere.
+    tile_shape, batch_size, memory, device, precision, progress
+        As for :func:`segment`.
+    raw : bool
+        Return every output map of the network instead, before softmax or
+        sigmoid, in the order of the card's ``outputs``.
+
+    Returns
+    -------
+    ndarray or dask.array.Array of float32
+        Class axis first, background at 0, then the shape of the image without
+        its channel axis. Probabilities add up to 1. Lazy for lazy input.
+
+    Raises
+    ------
+    FcnsegError
+        As for :func:`segment`.
+
+    See Also
+    --------
+    segment : Labels instead of probabilities.
+
+    Examples
+    --------
+    >>> from skimage.data import coins
+    >>> predict(coins()[:64, :64]).shape
+    (2, 64, 64)
+    """
+    options = _options(locals())
+    image, job = _job(image, model, mask, options)
+    if lazy.is_lazy(image):
+        return _image_order(lazy.lazy_scores(job, progress, raw=raw), job, maps=1)
+    return _image_order(run.run_scores(job, progress, raw=raw), job, maps=1)
