@@ -48,7 +48,7 @@ def card(training: dict[str, Any], scores: dict[str, Any]) -> ModelRecord:
         title="Nuclei in fluorescence, histology and brightfield (2D)",
         description=(
             "Separates single nuclei. Takes one channel, bright nuclei on dark or dark on bright, or a "
-            "colour image of stained tissue, of which it sees the haematoxylin."
+            "colour image of stained tissue, of which it sees the nuclear stain."
         ),
         network=network_config(network),
         inputs=("nuclei",),
@@ -62,7 +62,7 @@ def card(training: dict[str, Any], scores: dict[str, Any]) -> ModelRecord:
         kind="instances",
         objects=ObjectRule(seed_threshold=0.4, foreground_threshold=0.5, reach=32),
         seed_map="distance",
-        min_size=15,
+        min_size=30,
         diameter=17.0,
         pixel_size=0.5,
         colour_input=True,

@@ -153,7 +153,7 @@ def test_what_stands_in_for_nan_is_seen_as_background() -> None:
     np.testing.assert_allclose(got, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("rule", ["haematoxylin", "luminance", "inverted luminance"])
+@pytest.mark.parametrize("rule", ["haematoxylin", "nuclear stain", "luminance", "inverted luminance"])
 def test_masked_nan_in_colours(rule: str) -> None:
     image = texture(30, 31, 3).clip(0, 1)
     mask = np.ones((30, 31), bool)

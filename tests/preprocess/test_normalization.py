@@ -107,7 +107,19 @@ def test_no_pixels_at_all(dtype: str, colour: str, channels: int, in_channels: i
 # ---------------------------------------------------------------- colour
 
 
-def test_a_bright_section_is_shown_by_its_haematoxylin() -> None:
+def section(*, brown: float) -> NDArray[np.uint8]:
+    """Return pixels of a section stained by haematoxylin and eosin, and by so much DAB."""
+    amounts = np.random.default_rng(0).uniform(0, (0.5, 0.5, brown), (2000, 3))
+    density = amounts @ np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+    return np.round(255 * np.exp(-density)).astype(np.uint8).T
+
+
+@pytest.mark.parametrize(("brown", "name"), [(0.0, "nuclear stain"), (2.0, "haematoxylin")])
+def test_a_brown_stain_asks_for_separation(brown: float, name: str) -> None:
+    assert choose_rendering(section(brown=brown), "auto").name == name
+
+
+def test_a_bright_section_with_a_brown_stain_is_shown_by_its_haematoxylin() -> None:
     pixels = histology()
     found = decide_transform(pixels, DEFAULT, 1)
     assert found.rendering is not None
@@ -129,7 +141,7 @@ def test_the_decision_does_not_hang_on_the_range(scale: float) -> None:
         assert choose_rendering(scaled, "auto").name == name
 
 
-@pytest.mark.parametrize("colour", ["haematoxylin", "luminance", "inverted luminance"])
+@pytest.mark.parametrize("colour", ["haematoxylin", "nuclear stain", "luminance", "inverted luminance"])
 @pytest.mark.parametrize("pixels", [histology(), dark_field()], ids=["bright", "dark"])
 def test_the_user_may_say_otherwise(pixels: NDArray[np.uint8], colour: str) -> None:
     found = decide_transform(pixels, Normalization(colour=colour), 1)

@@ -10,7 +10,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from skimage.color import rgb2gray, rgb2hed
 
-from napari_fcnseg.preprocess.stains import DARKEST, Rendering, haematoxylin, luminance, render
+from napari_fcnseg.preprocess.stains import (
+    DARKEST,
+    Rendering,
+    blue_share,
+    haematoxylin,
+    luminance,
+    nuclear_stain,
+    render,
+)
 
 
 def colours(lowest: int = 0) -> NDArray[np.uint8]:
@@ -52,6 +60,24 @@ def test_darker_than_one_grey_level_counts_as_one_grey_level() -> None:
 def test_pure_stains_are_told_apart(pixel: tuple[float, float, float], amount: float) -> None:
     seen = 1000 * np.exp(-np.array(pixel))[:, None]
     assert_allclose(render(seen, haematoxylin(1000.0)), [amount], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "share"),
+    [((0.65, 0.70, 0.29), 0.29 / 1.64), ((0.27, 0.57, 0.78), 0.78 / 1.62), ((0.0, 0.0, 0.0), 1 / 3)],
+)
+def test_how_much_blue_a_stain_takes(pixel: tuple[float, float, float], share: float) -> None:
+    seen = 1000 * np.exp(-np.array(pixel))[:, None]
+    assert blue_share(seen, 1000.0) == pytest.approx(share)
+
+
+def test_nuclear_stain_lies_between_haematoxylin_and_luminance() -> None:
+    """Of pure haematoxylin it sees as much as the mean of both, of eosin half as much as luminance."""
+    rule = nuclear_stain(1000.0)
+    assert sum(rule.weights) == pytest.approx(1)
+    eosin = 1000 * np.exp(-np.array((0.07, 0.99, 0.11)))[:, None]
+    dark = float(np.dot((0.2125, 0.7154, 0.0721), (0.07, 0.99, 0.11)))
+    assert_allclose(render(eosin, rule), [dark / 2], rtol=1e-5)
 
 
 def test_no_stain_is_never_negative() -> None:

@@ -12,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.errors import InputError, nearest_name
-from napari_fcnseg.preprocess.stains import Rendering, haematoxylin, luminance, render
+from napari_fcnseg.preprocess.stains import (
+    Rendering,
+    blue_share,
+    haematoxylin,
+    luminance,
+    nuclear_stain,
+    render,
+)
 
 METHODS = ("percentile", "fixed", "none")
-COLOURS = ("auto", "haematoxylin", "luminance", "inverted luminance")
+COLOURS = ("auto", "haematoxylin", "nuclear stain", "luminance", "inverted luminance")
 # Median brightness, as a fraction of white, above which a colour image is taken for transmitted light.
 BRIGHT_BACKGROUND = 0.3
 
@@ -34,10 +41,11 @@ class Normalization:
         Percentiles, 0 to 100.
     offset, scale : tuple of float
         One number for each channel, or one for all.
-    colour : {"auto", "haematoxylin", "luminance", "inverted luminance"}
+    colour : {"auto", "haematoxylin", "nuclear stain", "luminance", "inverted luminance"}
         How a colour image is turned into the one channel of a network that
-        has one. ``"auto"`` takes haematoxylin if the background is bright,
-        luminance if it is dark.
+        has one. ``"auto"`` takes luminance if the background is dark; if it is
+        bright, haematoxylin where a brown stain is present, such as DAB, and
+        else the nuclear stain.
     """
 
     method: str = "percentile"
@@ -158,11 +166,17 @@ def choose_rendering(channels: NDArray[Any], colour: str) -> Rendering:
     if colour == "auto" and channels.size == 0:
         colour = "luminance"
     if colour == "auto":
-        brightness = float(np.median(render(channels, luminance()))) / white
-        colour = "haematoxylin" if brightness > BRIGHT_BACKGROUND else "luminance"
-    if colour == "haematoxylin":
-        return haematoxylin(white)
+        colour = _colour_rule(channels, white)
+    if colour in ("haematoxylin", "nuclear stain"):
+        return haematoxylin(white) if colour == "haematoxylin" else nuclear_stain(white)
     return luminance(inverted=colour == "inverted luminance")
+
+
+def _colour_rule(channels: NDArray[Any], white: float) -> str:
+    if float(np.median(render(channels, luminance()))) / white <= BRIGHT_BACKGROUND:
+        return "luminance"
+    # Neither haematoxylin nor eosin takes more blue than its share; brown stains do.
+    return "haematoxylin" if blue_share(channels, white) > 1 / 3 else "nuclear stain"
 
 
 def decide_transform(sample: NDArray[Any], normalization: Normalization, in_channels: int) -> PixelTransform:
