@@ -293,7 +293,7 @@ def test_the_rendering_of_colours_is_decided_reported_and_overridden(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = colour_model()
-    for bright, rule in ((True, "haematoxylin"), (False, "luminance")):
+    for bright, rule in ((True, "nuclear stain"), (False, "luminance")):
         with caplog.at_level(logging.INFO):
             labels, done = segment_recorded(rgb(bright), model, channel_axis=-1)
         assert f"colours are turned into {rule}" in caplog.text

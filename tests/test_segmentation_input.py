@@ -10,6 +10,7 @@ from tests.engine.small import cells, grouped, seeded, texture, tissues, unpadde
 
 from napari_fcnseg import predict, segment
 from napari_fcnseg._shared.errors import AxesError, InputError
+from napari_fcnseg.preprocess.normalization import COLOURS
 
 # Whole numbers below 128, so that every type holds them.
 WHOLE = np.round(texture(40, 44) * 100).clip(0, 127)
@@ -153,7 +154,7 @@ def test_what_stands_in_for_nan_is_seen_as_background() -> None:
     np.testing.assert_allclose(got, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("rule", ["haematoxylin", "nuclear stain", "luminance", "inverted luminance"])
+@pytest.mark.parametrize("rule", [name for name in COLOURS if name != "auto"])
 def test_masked_nan_in_colours(rule: str) -> None:
     image = texture(30, 31, 3).clip(0, 1)
     mask = np.ones((30, 31), bool)

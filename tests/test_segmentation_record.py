@@ -27,6 +27,7 @@ from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
 from napari_fcnseg.io.lazy_image import LazyImage
 from napari_fcnseg.models.model import make_model
+from napari_fcnseg.preprocess.normalization import COLOURS
 
 STACK = texture(2, 30, 33)
 MASK = texture(2, 30, 33, seed=8) > 0.4
@@ -97,7 +98,8 @@ def test_colours_and_channels_are_resolved() -> None:
     assert done.settings.channel_axis is None
     rule = done.settings.normalization
     assert isinstance(rule, dict)
-    assert rule["colour"] in ("haematoxylin", "luminance")
+    assert rule["colour"] in COLOURS
+    assert rule["colour"] != "auto"
     repeat = {k: v for k, v in done.settings.options().items() if k != "model"}
     np.testing.assert_array_equal(segment(image, model, **repeat), labels)
 

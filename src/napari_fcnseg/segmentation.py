@@ -133,9 +133,9 @@ def segment(
         Elsewhere labels are 0 and pixels may be NaN.
     normalization : str, mapping or Normalization, optional
         The model's own by default. For colour images ``"haematoxylin"``,
-        ``"nuclear stain"``, ``"luminance"`` or ``"inverted luminance"`` overrides
-        what is decided, once, from the background and from whether a brown
-        stain is present.
+        ``"haematoxylin-dab"``, ``"nuclear stain"``, ``"luminance"`` or ``"inverted
+        luminance"`` overrides what is decided, once, from the background and
+        from whether a brown stain is present.
     threshold : float, optional
         Probability above which a pixel is foreground, 0 to 1.
     min_size : int, optional

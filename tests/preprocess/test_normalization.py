@@ -16,6 +16,7 @@ from skimage.data import immunohistochemistry
 
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg.preprocess.normalization import (
+    COLOURS,
     Normalization,
     PixelTransform,
     choose_rendering,
@@ -111,10 +112,11 @@ def section(*, brown: float) -> NDArray[np.uint8]:
     """Return pixels of a section stained by haematoxylin and eosin, and by so much DAB."""
     amounts = np.random.default_rng(0).uniform(0, (0.5, 0.5, brown), (2000, 3))
     density = amounts @ np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-    return np.round(255 * np.exp(-density)).astype(np.uint8).T
+    pixels: NDArray[np.uint8] = np.round(255 * np.exp(-density)).astype(np.uint8).T
+    return pixels
 
 
-@pytest.mark.parametrize(("brown", "name"), [(0.0, "nuclear stain"), (2.0, "haematoxylin")])
+@pytest.mark.parametrize(("brown", "name"), [(0.0, "nuclear stain"), (2.0, "haematoxylin-dab")])
 def test_a_brown_stain_asks_for_separation(brown: float, name: str) -> None:
     assert choose_rendering(section(brown=brown), "auto").name == name
 
@@ -123,7 +125,7 @@ def test_a_bright_section_with_a_brown_stain_is_shown_by_its_haematoxylin() -> N
     pixels = histology()
     found = decide_transform(pixels, DEFAULT, 1)
     assert found.rendering is not None
-    assert (found.rendering.name, found.rendering.white) == ("haematoxylin", 255.0)
+    assert (found.rendering.name, found.rendering.white) == ("haematoxylin-dab", 255.0)
     low, high = np.percentile(render(pixels, found.rendering), (1.0, 99.8))
     assert_allclose([found.offset[0], found.scale[0]], [low, high - low], rtol=1e-6)
 
@@ -136,12 +138,12 @@ def test_a_dark_colour_image_is_shown_by_its_luminance() -> None:
 
 @pytest.mark.parametrize("scale", [1 / 255, 16.0, 257.0])
 def test_the_decision_does_not_hang_on_the_range(scale: float) -> None:
-    for pixels, name in ((histology(), "haematoxylin"), (dark_field(), "luminance")):
+    for pixels, name in ((histology(), "haematoxylin-dab"), (dark_field(), "luminance")):
         scaled = pixels * scale if scale < 1 else (pixels * scale).astype(np.uint16)
         assert choose_rendering(scaled, "auto").name == name
 
 
-@pytest.mark.parametrize("colour", ["haematoxylin", "nuclear stain", "luminance", "inverted luminance"])
+@pytest.mark.parametrize("colour", [name for name in COLOURS if name != "auto"])
 @pytest.mark.parametrize("pixels", [histology(), dark_field()], ids=["bright", "dark"])
 def test_the_user_may_say_otherwise(pixels: NDArray[np.uint8], colour: str) -> None:
     found = decide_transform(pixels, Normalization(colour=colour), 1)
@@ -247,5 +249,5 @@ def test_what_cannot_be_is_refused(asked: Any, message: str) -> None:
 
 def test_the_record_of_a_transform_is_plain_data() -> None:
     record = decide_transform(histology(), DEFAULT, 1).to_dict()
-    assert json.loads(json.dumps(record))["rendering"]["name"] == "haematoxylin"
+    assert json.loads(json.dumps(record))["rendering"]["name"] == "haematoxylin-dab"
     assert set(record) == {"rendering", "offset", "scale", "constant"}

@@ -15,6 +15,7 @@ from napari_fcnseg.preprocess.stains import (
     Rendering,
     blue_share,
     haematoxylin,
+    haematoxylin_dab,
     luminance,
     nuclear_stain,
     render,
@@ -69,6 +70,16 @@ def test_pure_stains_are_told_apart(pixel: tuple[float, float, float], amount: f
 def test_how_much_blue_a_stain_takes(pixel: tuple[float, float, float], share: float) -> None:
     seen = 1000 * np.exp(-np.array(pixel))[:, None]
     assert blue_share(seen, 1000.0) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "amount"),
+    [((0.65, 0.70, 0.29), 1.0), ((0.27, 0.57, 0.78), 0.0), ((0.92, 1.27, 1.07), 1.0)],
+    ids=["haematoxylin", "DAB", "both"],
+)
+def test_haematoxylin_beside_dab(pixel: tuple[float, float, float], amount: float) -> None:
+    seen = 1000 * np.exp(-np.array(pixel))[:, None]
+    assert_allclose(render(seen, haematoxylin_dab(1000.0)), [amount], atol=1e-6)
 
 
 def test_nuclear_stain_lies_between_haematoxylin_and_luminance() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FOLDER = "fcnseg-demo"
 _MARK = "README.txt"
-_TISSUE_DIAMETER = 25.0  # pixels, of a nucleus of the epithelium
+_TISSUE_DIAMETER = 20.0  # pixels, of a nucleus of the epithelium
 _README = """\
 Made by "napari-fcnseg demo", which may replace what lies here.
 

@@ -16,13 +16,19 @@ from napari_fcnseg.preprocess.stains import (
     Rendering,
     blue_share,
     haematoxylin,
+    haematoxylin_dab,
     luminance,
     nuclear_stain,
     render,
 )
 
 METHODS = ("percentile", "fixed", "none")
-COLOURS = ("auto", "haematoxylin", "nuclear stain", "luminance", "inverted luminance")
+_STAIN_RULES = {
+    "haematoxylin": haematoxylin,
+    "haematoxylin-dab": haematoxylin_dab,
+    "nuclear stain": nuclear_stain,
+}
+COLOURS = ("auto", *_STAIN_RULES, "luminance", "inverted luminance")
 # Median brightness, as a fraction of white, above which a colour image is taken for transmitted light.
 BRIGHT_BACKGROUND = 0.3
 
@@ -41,11 +47,13 @@ class Normalization:
         Percentiles, 0 to 100.
     offset, scale : tuple of float
         One number for each channel, or one for all.
-    colour : {"auto", "haematoxylin", "nuclear stain", "luminance", "inverted luminance"}
+    colour : str
         How a colour image is turned into the one channel of a network that
-        has one. ``"auto"`` takes luminance if the background is dark; if it is
-        bright, haematoxylin where a brown stain is present, such as DAB, and
-        else the nuclear stain.
+        has one: ``"haematoxylin"`` (separated from eosin and DAB),
+        ``"haematoxylin-dab"`` (separated from DAB), ``"nuclear stain"`` (half
+        haematoxylin, half luminance), ``"luminance"``, ``"inverted luminance"``.
+        ``"auto"`` takes luminance if the background is dark; if it is bright,
+        haematoxylin-dab where a brown stain is present and else the nuclear stain.
     """
 
     method: str = "percentile"
@@ -167,8 +175,8 @@ def choose_rendering(channels: NDArray[Any], colour: str) -> Rendering:
         colour = "luminance"
     if colour == "auto":
         colour = _colour_rule(channels, white)
-    if colour in ("haematoxylin", "nuclear stain"):
-        return haematoxylin(white) if colour == "haematoxylin" else nuclear_stain(white)
+    if colour in _STAIN_RULES:
+        return _STAIN_RULES[colour](white)
     return luminance(inverted=colour == "inverted luminance")
 
 
@@ -176,7 +184,7 @@ def _colour_rule(channels: NDArray[Any], white: float) -> str:
     if float(np.median(render(channels, luminance()))) / white <= BRIGHT_BACKGROUND:
         return "luminance"
     # Neither haematoxylin nor eosin takes more blue than its share; brown stains do.
-    return "haematoxylin" if blue_share(channels, white) > 1 / 3 else "nuclear stain"
+    return "haematoxylin-dab" if blue_share(channels, white) > 1 / 3 else "nuclear stain"
 
 
 def decide_transform(sample: NDArray[Any], normalization: Normalization, in_channels: int) -> PixelTransform:

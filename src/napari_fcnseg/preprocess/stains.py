@@ -70,6 +70,20 @@ def haematoxylin(white: float) -> Rendering:
     return Rendering("haematoxylin", "optical_density", tuple(float(w) for w in unmix), float(white))
 
 
+def haematoxylin_dab(white: float) -> Rendering:
+    """Return the rule that measures haematoxylin beside DAB, where there is no eosin.
+
+    Two stains are told apart with less noise than three.
+
+    Parameters
+    ----------
+    white : float
+        Value of an unstained pixel.
+    """
+    unmix = np.linalg.pinv(_STAINS[[0, 2]])[:, 0]
+    return Rendering("haematoxylin-dab", "optical_density", tuple(float(w) for w in unmix), float(white))
+
+
 def nuclear_stain(white: float) -> Rendering:
     """Return the rule for sections without a brown stain: half haematoxylin, half luminance.
 
@@ -102,9 +116,9 @@ def blue_share(channels: NDArray[Any], white: float) -> float:
     float
         0.18 for haematoxylin, 0.09 for eosin, 0.48 for DAB, 1/3 where nothing is stained.
     """
-    density = -np.log(np.maximum(channels.reshape(3, -1) / white, DARKEST)).clip(0).sum(axis=1)
-    total = float(density.sum())
-    return float(density[2]) / total if total > 0 else 1 / 3
+    negative = np.log(np.clip(channels.reshape(3, -1) / white, DARKEST, 1)).sum(axis=1)
+    total = float(negative.sum())
+    return float(negative[2]) / total if total < 0 else 1 / 3
 
 
 def render(channels: NDArray[Any], rendering: Rendering) -> NDArray[np.float32]:
