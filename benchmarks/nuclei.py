@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--model", default="nuclei", help="name or folder")
     parser.add_argument("--json", type=Path, help="also write the scores here")
     args = parser.parse_args()
+    if not any((args.data / "images").glob("*.png")):
+        parser.error(f"no PNG files in {args.data / 'images'}; name a folder with images/ and labels/.")
     model = load_model(args.model)
     table = {kind: scores_of(pairs) for kind, pairs in sorted(segment_folder(args.data, model).items())}
     print(f"{model.record.id} on {args.data.name}, SHA-256 {model.record.sha256[:12]}")

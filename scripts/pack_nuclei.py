@@ -32,7 +32,8 @@ CITATION = """\
 }"""
 WEAKNESSES = (
     "Tissue nuclei in bright, crowded sections are often merged or missed; see the histology scores.",
-    "Brightfield was trained on 10 images only.",
+    "Brightfield was trained on 10 images only; outlines are looser there than in fluorescence.",
+    "min_size and the colour rule were chosen on the images that the scores come from.",
     "Outlines of small objects (under 10 pixels across) are coarse: see the scores at IoU 0.75 and above.",
     "Cell bodies, phase contrast and electron microscopy are not what it was trained on.",
     "Objects are cut `reach` pixels from their seed; rescale nuclei larger than 100 pixels with diameter=.",

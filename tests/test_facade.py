@@ -115,8 +115,6 @@ WITH_EXAMPLES = [
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES)
 def test_examples_run(module: str) -> None:
-    if module.endswith("segmentation") and "nuclei" not in {card.name for card in models.list_models()}:
-        pytest.skip("the embedded model is not there yet")
     done = doctest.testmod(importlib.import_module(module))
     assert done.attempted > done.failed == 0
 

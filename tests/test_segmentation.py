@@ -481,7 +481,7 @@ def test_wrong_options_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="normalization is 'zscore'"):
         segment(IMAGE, cells(), normalization="zscore")
     with pytest.raises(ModelError, match="as_model"):
-        segment(IMAGE, small_network())
+        segment(IMAGE, small_network())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="diametre"):
         segment_recorded(IMAGE, cells(), diametre=5)
 

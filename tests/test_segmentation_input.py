@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from tests.engine.small import cells, grouped, seeded, texture, tissues, unpadded, volume
 
 from napari_fcnseg import predict, segment
 from napari_fcnseg._shared.errors import AxesError, InputError
+from napari_fcnseg.io import open_image
 from napari_fcnseg.preprocess.normalization import COLOURS
 
 # Whole numbers below 128, so that every type holds them.
@@ -213,3 +217,39 @@ def test_the_smallest_images(shape: tuple[int, int]) -> None:
         for kind in ("classes", "instances"):
             assert segment(image, model, kind=kind).shape == shape
         assert predict(image, model).sum(0) == pytest.approx(np.ones(shape), abs=1e-5)
+
+
+def test_axes_that_a_file_does_not_state_are_asked_for(tmp_path: Path) -> None:
+    colours = (texture(40, 44, 3).clip(0, 1) * 255).astype(np.uint8)
+    stored = zarr.create_array(tmp_path / "a.zarr", shape=colours.shape, dtype="uint8")
+    stored[...] = colours
+    with pytest.raises(AxesError, match=r'channel_axis=-1 .*channel_axis=0 .*axes="tyx"; axes="zyx"'):
+        segment(open_image(tmp_path / "a.zarr"), seeded())
+    for said in ({"axes": "yxc"}, {"channel_axis": -1}):
+        labels = segment(open_image(tmp_path / "a.zarr"), seeded(), **said)
+        np.testing.assert_array_equal(labels, segment(colours, seeded(), axes="yxc"))
+
+    pages = texture(5, 40, 44)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", metadata=None)
+    with pytest.raises(AxesError, match=r'channel_axis=0 .*axes="tyx"; axes="zyx"'):
+        segment(open_image(tmp_path / "a.tif"), cells())
+    labels = segment(open_image(tmp_path / "a.tif"), cells(), axes="tyx")
+    np.testing.assert_array_equal(labels, segment(pages, cells(), axes="tyx"))
+    # As many dimensions as the model looks along: the rule for plain arrays.
+    deep = segment(open_image(tmp_path / "a.tif"), volume())
+    np.testing.assert_array_equal(deep, segment(pages, volume()))
+
+
+@pytest.mark.parametrize("options", [{"ome": True}, {"imagej": True}, {}])
+def test_axes_that_a_file_states_are_used(tmp_path: Path, options: dict[str, Any]) -> None:
+    pages = texture(3, 40, 44)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", metadata={"axes": "TYX"}, **options)
+    labels = segment(open_image(tmp_path / "a.tif"), cells())
+    np.testing.assert_array_equal(labels, segment(pages, cells(), axes="tyx"))
+
+
+def test_colours_that_a_file_states_are_used(tmp_path: Path) -> None:
+    colours = (texture(40, 44, 3).clip(0, 1) * 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+    labels = segment(open_image(tmp_path / "a.tif"), seeded())
+    np.testing.assert_array_equal(labels, segment(colours, seeded(), axes="yxc"))

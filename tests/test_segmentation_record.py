@@ -23,6 +23,7 @@ from tests.engine.small import (
 )
 
 from napari_fcnseg import as_model, load_model, save_model, segment, segment_recorded
+from napari_fcnseg._shared.errors import UnknownModelError
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
 from napari_fcnseg.io.lazy_image import LazyImage
@@ -138,8 +139,36 @@ def test_the_window_of_an_inexact_model_is_stated() -> None:
 
 
 def test_a_model_in_memory_cannot_be_copied_and_the_record_says_so() -> None:
-    _, done = segment_recorded(texture(20, 20), as_model(network(depth=1), classes=["cell"]))
+    bare = as_model(network(depth=1), classes=["cell"], name="nuclei")
+    _, done = segment_recorded(texture(20, 20), bare)
     assert any("save it to be able to repeat this run" in note for note in done.notes)
+    # Not even when it has the name of a model that can be found.
+    with pytest.raises(UnknownModelError, match="in memory"):
+        load_model(done.settings.model)
+
+
+def test_a_path_in_the_record_finds_the_model_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(cells(), tmp_path / "mine", name="mine")
+    monkeypatch.chdir(tmp_path)
+    _, done = segment_recorded(texture(20, 20), "./mine")
+    monkeypatch.chdir("/")
+    assert load_model(done.settings.model).record.id == "mine@1"
+    assert not done.notes
+
+
+def test_another_model_of_a_known_name_is_noted(tmp_path: Path) -> None:
+    save_model(cells(), tmp_path / "mine", name="nuclei")
+    _, done = segment_recorded(texture(20, 20), load_model(tmp_path / "mine"))
+    assert any("give its folder" in note for note in done.notes)
+
+
+def test_the_record_states_how_objects_were_made() -> None:
+    _, done = segment_recorded(texture(45, 52), seeded(), threshold=0.25)
+    assert done.settings.threshold == done.model["objects"]["foreground_threshold"] == 0.25
+    _, done = segment_recorded(texture(45, 52), seeded())
+    assert done.settings.threshold == done.model["objects"]["foreground_threshold"] is not None
 
 
 def test_a_loaded_model_that_has_no_name_is_noted(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from ._shared.errors import FcnsegError
+from ._shared.errors import Cancelled, FcnsegError
 from ._shared.record import RunRecord
 from ._shared.settings import SegmentSettings
 from ._shared.version import __version__
@@ -7,6 +7,7 @@ from .models import Model, ModelRecord, as_model, list_models, load_model, save_
 from .segmentation import predict, segment, segment_recorded
 
 __all__ = [
+    "Cancelled",
     "FcnsegError",
     "Model",
     "ModelRecord",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,24 +19,26 @@ from napari_fcnseg.engine import lazy, run
 from napari_fcnseg.engine.job import Job, make_job
 from napari_fcnseg.engine.recording import make_record
 from napari_fcnseg.models.model import Model
-from napari_fcnseg.models.registry import load_model
+from napari_fcnseg.models.registry import is_path, load_model
 from napari_fcnseg.preprocess.normalization import Normalization
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    ModelLike = str | Path | Model | nn.Module
+ModelLike: TypeAlias = str | Path | Model
 
 Progress = Callable[[int, int], None]
 
 
 def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSettings:
-    # A path is made absolute, so that the record finds the model from any folder.
-    named = str(model.absolute()) if isinstance(model, Path) else model
+    if not loaded.copyable:
+        named = f"{loaded.record.id} (in memory)"  # no model can have that name
+    elif isinstance(model, Model):
+        named = loaded.record.id
+    else:
+        # A path is made absolute, so that the record finds the model from any folder.
+        named = str(Path(model).expanduser().absolute()) if is_path(model) else str(model)
     normalization = options.get("normalization")
     if isinstance(normalization, Normalization):
         options = {**options, "normalization": asdict(normalization)}
-    return SegmentSettings(model=named if isinstance(named, str) else loaded.record.id, **options)
+    return SegmentSettings(model=named, **options)
 
 
 def _image_array(image: Any) -> Any:
@@ -159,7 +161,7 @@ def segment(
         Data type of the labels, such as ``"int64"``.
     progress : callable, optional
         Called with ``(done, total)`` after each tile. What it raises ends the
-        run. Of lazy results called while they are computed in this process.
+        run, such as ``Cancelled``. Of lazy results called while they are computed in this process.
 
     Returns
     -------
@@ -179,8 +181,8 @@ def segment(
         input, pixels are checked at compute.
     TilingError
         If no tile, or not the one asked for, fits the memory.
-    UnknownModelError, ModelFileError
-        If the model is not known or damaged.
+    ModelError
+        If the model is not known, damaged, or a bare network (see :func:`as_model`).
     LabelOverflowError
         If there are more objects than `label_dtype` can number.
     DeviceError

@@ -9,6 +9,7 @@ import pytest
 from napari_fcnseg.cli import doctor
 from napari_fcnseg.cli.doctor import Finding, unused_card
 from napari_fcnseg.cli.entry import main
+from napari_fcnseg.engine import planning, recording
 
 
 def test_sections_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,6 +23,18 @@ def test_sections_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == (1 if "WRONG" in out else 0)
 
 
+def test_packages_and_memory_are_those_of_a_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(planning, "free_memory", lambda: 2**30)
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert "1.0 GiB taken as free: close other programs" in out
+    for name in (*recording.PACKAGES[1:], "tqdm"):
+        assert f"ok     {name} " in out
+    assert {"imagecodecs", "safetensors"} <= set(recording.PACKAGES)
+
+
 def test_embedded_models_are_verified(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
@@ -33,7 +46,8 @@ def test_a_card_beside_a_torch_for_cpus() -> None:
     (finding,) = unused_card(["NVIDIA H200"], "2.13.0+cpu", None, available=False)
     assert finding.verdict == "note"
     assert "NVIDIA H200 is not used" in finding.text
-    assert "pip install" in finding.text
+    assert "install a CUDA build of torch" in finding.text
+    assert "/" not in finding.text, "addresses change; the page has a name"
 
 
 def test_a_card_whose_driver_is_too_old() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from napari_fcnseg._shared.errors import AxesError, InputError, TilingError
 from napari_fcnseg.cli import evaluate
-from napari_fcnseg.cli.console import Progress
+from napari_fcnseg.cli.console import Progress, message_of
 from napari_fcnseg.cli.entry import main
 
 COMMANDS = ("demo", "segment", "models", "evaluate", "doctor", "cite")
@@ -92,6 +93,25 @@ def test_what_no_command_expects(
     monkeypatch.setattr(evaluate, "_label_files", broken)
     assert main(["evaluate", "--labels", "a", "--truth", "b"]) == 1
     assert capsys.readouterr().err == says
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (AxesError('Likely: axes="tyx"; axes="zyx" (or so).'), "Likely: --axes tyx; --axes zyx (or so)."),
+        (AxesError("channel_axis=-1 if; channel_axis=0 if"), "--channel-axis=-1 if; --channel-axis 0 if"),
+        (AxesError("with channel=, such as channel=0."), "with --channel, such as --channel 0."),
+        (AxesError("such as channel=[0, 1]."), "such as --channel 0 --channel 1."),
+        (AxesError("channel='a dye' given; channel_axis=."), "--channel 'a dye' given; --channel-axis."),
+        (InputError("spacing={'y': 0.5}; kind='classes'."), "--spacing y=0.5; --kind classes."),
+        (TilingError("tile_shape=(8, 8) has"), "--tile-shape 8,8 has"),
+        (InputError("a/axes=1.tif, x_axes=1, axes=None"), "a/axes=1.tif, x_axes=1, axes=None"),
+        (FileNotFoundError("no axes=1"), "no axes=1"),
+        (MemoryError(), "MemoryError"),
+    ],
+)  # fmt: skip
+def test_errors_speak_of_flags(raised: Exception, says: str) -> None:
+    assert message_of(raised) == says
 
 
 def test_progress_in_a_log_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:

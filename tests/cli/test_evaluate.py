@@ -44,6 +44,7 @@ def test_counts_add_up_over_images(folders: tuple[Path, Path], capsys: pytest.Ca
     assert main(["evaluate", "--labels", str(labels), "--truth", str(truth), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["images"] == 2
+    assert result["labels_taken_as"] == "objects"
     half, three_quarters, high = result["scores"]
     assert [half[k] for k in ("IoU", "TP", "FP", "FN")] == [0.5, 3, 1, 1]
     assert half["AP"] == pytest.approx(3 / 5)
@@ -61,9 +62,16 @@ def test_table_and_missing_partners(folders: tuple[Path, Path], capsys: pytest.C
     assert main(["evaluate", "--labels", str(labels), "--truth", str(truth)]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("2 images, 4 true objects, 4 found")
+    assert "\nLabels are taken as objects" in out
     assert " 0.50  0.600" in out
     assert f"nothing in {labels} for: c" in err
     assert f"nothing in {truth} for: d" in err
+
+
+def test_help_says_that_labels_are_objects(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "Labels are taken as objects" in capsys.readouterr().out
 
 
 def test_empty_images_give_null(folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

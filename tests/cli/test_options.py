@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 from typing import Any
 
@@ -63,8 +64,68 @@ def test_flags_override_what_was_recorded(recorded: dict[str, Any], given_: dict
     # A setting at its default needs no word, so it cannot override anything.
     flags = SegmentSettings(**given_)
     words = shlex.split(flags.to_command("in.tif", "out.tif"))
-    expected = SegmentSettings(**{**recorded, **flags.options()})
-    assert _parsed(words[2:], SegmentSettings(**recorded)) == expected
+    base, got = SegmentSettings(**recorded), _parsed(words[2:], SegmentSettings(**recorded))
+    assert {name: getattr(got, name) for name in flags.options()} == flags.options()
+    assert SegmentSettings(**{**base.options(), **got.options()}) == SegmentSettings(
+        **{**base.options(), **flags.options()}
+    ), "the rest is as recorded, or at its default"
+
+
+_CHANGES: list[tuple[dict[str, Any], list[str], set[str]]] = [
+    ({"axes": "tyx"}, ["--channel-axis", "0"], {"axes"}),
+    ({"channel_axis": 0}, ["--axes", "TYX"], {"channel_axis"}),
+    ({"diameter": 30}, ["--spacing", "0.5"], {"diameter"}),
+    ({"spacing": (0.5, 0.5)}, ["--diameter", "30"], {"spacing"}),
+    (
+        {"kind": "instances", "min_size": 5, "clear_border": True, "label_dtype": "int32", "threshold": 0.4},
+        ["--kind", "classes"],
+        {"min_size", "clear_border", "label_dtype", "threshold"},
+    ),
+    (
+        {"kind": "classes", "label_dtype": "uint8", "threshold": 0.4},
+        ["--kind", "instances"],
+        {"label_dtype"},
+    ),
+    (
+        {
+            "model": "nuclei@1",
+            "normalization": {"low": 1.0},
+            "min_size": 5,
+            "tile_shape": (64, 64),
+            "threshold": 0.4,
+        },
+        ["--model", "other"],
+        {"normalization", "min_size", "tile_shape", "threshold"},
+    ),
+    ({"tile_shape": (64, 64)}, ["--memory", "1GB"], {"tile_shape"}),
+]
+
+
+@pytest.mark.parametrize(("recorded", "words", "dropped"), _CHANGES, ids=lambda value: str(value)[:30])
+def test_a_flag_resets_what_follows_from_the_recorded_one(
+    recorded: dict[str, Any], words: list[str], dropped: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    kept: dict[str, Any] = {"device": "cpu", "precision": "float32", "batch_size": 2, "channel": 1}
+    expected = {k: v for k, v in {**recorded, **kept}.items() if k not in dropped}
+    with caplog.at_level(logging.INFO, "napari_fcnseg"):
+        got = _parsed(["a.tif", *words], SegmentSettings(**recorded, **kept))
+    assert got == _parsed(["a.tif", *words], SegmentSettings(**expected))
+    assert {name: getattr(got, name) for name in dropped} == dict.fromkeys(dropped) | (
+        {"clear_border": False} if "clear_border" in dropped else {}
+    )
+    (said,) = caplog.messages
+    assert set(said.split(": ")[1].split(", ")) == dropped
+
+
+def test_what_is_a_flag_too_stays() -> None:
+    recorded = SegmentSettings(model="a", min_size=5, threshold=0.4, tile_shape=(64, 64))
+    got = _parsed(["i.tif", "--model", "b", "--min-size", "7", "--threshold", "0.4"], recorded)
+    assert got == SegmentSettings(model="b", min_size=7, threshold=0.4)
+
+
+def test_a_flag_that_repeats_the_record_resets_nothing() -> None:
+    recorded = SegmentSettings(model="a", kind="instances", axes="yx", min_size=5, label_dtype="int64")
+    assert _parsed(["i.tif", "--model", "a", "--kind", "instances", "--axes", "YX"], recorded) == recorded
 
 
 def test_no_clear_border_overrides_a_record() -> None:

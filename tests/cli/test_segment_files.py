@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.record import RunRecord
-from napari_fcnseg._shared.settings import array_sha256
+from napari_fcnseg._shared.settings import array_sha256, as_flag
 from napari_fcnseg.cli.entry import main
 from napari_fcnseg.io import open_image, save_labels, save_png
 from napari_fcnseg.segmentation import segment
@@ -93,6 +94,50 @@ def test_a_record_repeats_the_run(source: Path, tiny_model: Path) -> None:
     words = ["segment", str(source), "-o", str(third), "--settings", str(record), "--no-clear-border"]
     assert main(words) == 0
     assert not RunRecord.load(source.with_name("c.fcnseg.json")).settings.clear_border
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["--min-size", 30, "--clear-border"], {"kind": "classes"}),
+        (["--kind", "classes"], {"kind": "instances"}),
+        (["--tile-shape", "64,64"], {"memory": "1GB"}),
+        ([], {"channel_axis": 0}),
+        (["--threshold", 0.4, "--min-size", 30], {"model": "OTHER"}),
+    ],
+)
+def test_flags_override_a_record(
+    first: list[object], then: dict[str, Any], source: Path, tiny_model: Path
+) -> None:
+    pixels = tifffile.imread(source)[None]
+    path, out, other = source.with_name("one.tif"), source.with_name("b.tif"), source.with_name("other")
+    tifffile.imwrite(path, pixels, metadata={"axes": "CYX"})
+    shutil.copytree(tiny_model, other)
+    then = {name: str(other) if value == "OTHER" else value for name, value in then.items()}
+    assert _segment(path, "-o", source.with_name("a.tif"), *first, model=tiny_model) == 0
+    flags = [word for name, value in then.items() for word in as_flag(name, value)]
+    words = ["segment", path, "-o", out, "--settings", source.with_name("a.fcnseg.json"), *flags]
+    assert main([str(word) for word in words]) == 0
+    axes = {} if "channel_axis" in then else {"axes": "cyx"}
+    options: dict[str, Any] = {"model": str(tiny_model), "device": "cpu", **axes, **then}
+    expected = segment(pixels, **options)
+    np.testing.assert_array_equal(_read(out), expected)
+
+
+def test_a_refusal_names_the_flag(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stack.ome.tif"
+    tifffile.imwrite(path, np.zeros((2, 40, 40), np.uint16), metadata={"axes": "CYX"})
+    assert _segment(path, "-o", tmp_path / "l.tif", model=tiny_model) == 1
+    assert "choose with --channel, such as --channel 0." in capsys.readouterr().err
+    silent = tmp_path / "silent.tif"
+    tifffile.imwrite(silent, np.zeros((5, 40, 40), np.uint16), photometric="minisblack", metadata=None)
+    assert _segment(silent, path, "-o", tmp_path / "out", model=tiny_model) == 1
+    err = capsys.readouterr().err
+    assert f"error: {silent}: the image has 3 dimensions (shape (5, 40, 40))" in err
+    assert "--channel-axis 0 if the first axis (5) are channels; --axes tyx; --axes zyx (along" in err
+    assert "axes=" not in err
 
 
 def test_copied_code_gives_the_same(source: Path, field: NDArray[np.uint16], tiny_model: Path) -> None:
@@ -236,3 +281,17 @@ def test_a_stopped_run_leaves_nothing(killer: str, tmp_path: Path, tiny_model: P
         assert rest.endswith("cancelled\n")
         assert "Traceback" not in rest
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == ["large.tif"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "axes"), [(["--axes", "tyx"], "tyx"), (["--axes", "cyx", "--channel", "1"], "yx")]
+)
+def test_the_outputs_have_the_axes_of_the_flags(
+    flags: list[str], axes: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    stack = np.random.default_rng(0).integers(0, 999, (3, 40, 44), np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack", metadata=None)
+    out = tmp_path / "labels.ome.tif"
+    words = ["segment", str(tmp_path / "stack.tif"), "-o", str(out), "--model", str(tiny_model), "--overlay"]
+    assert main([*words, *flags]) == 0
+    assert open_image(out).axes == axes

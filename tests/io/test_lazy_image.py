@@ -73,6 +73,12 @@ def test_repr_tells_what_matters() -> None:
     )
 
 
+def test_repr_tells_assumed_axes() -> None:
+    opened = image(axes_stated=False)
+    assert repr(opened) == "<LazyImage (c=2, y=3, x=4); axes 'cyx' (assumed); uint16; no pixel size>"
+    assert image().axes_stated
+
+
 @pytest.mark.parametrize(
     "text", ["um", "µm", "μm", "\\u00B5m", "micron", "Microns", "micrometre", "micrometers"]
 )

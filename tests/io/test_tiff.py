@@ -93,8 +93,31 @@ def test_unexplained_pages_are_a_stack(tmp_path: Path) -> None:
         for page in pixels:
             writer.write(page, metadata=None, contiguous=False, compression="zlib")
     opened = open_image(tmp_path / "a.tif")
-    assert opened.axes == "zyx"
+    assert (opened.axes, opened.axes_stated) == ("zyx", False)
     np.testing.assert_array_equal(np.asarray(opened), pixels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "axes", "stated"),
+    [
+        ((5, 20, 30), {}, "zyx", False),
+        ((5, 20, 30), {"metadata": None}, "zyx", False),
+        ((2, 5, 20, 30), {}, "ztyx", False),
+        ((5, 20, 30, 3), {"photometric": "rgb"}, "zyxc", False),
+        ((1, 20, 30), {}, "yx", True),
+        ((20, 30), {"metadata": None}, "yx", True),
+        ((20, 30, 3), {"photometric": "rgb"}, "yxc", True),
+        ((5, 20, 30), {"metadata": {"axes": "TYX"}}, "tyx", True),
+        ((5, 20, 30), {"imagej": True, "metadata": {"axes": "TYX"}}, "tyx", True),
+        ((5, 20, 30), {"ome": True, "metadata": {"axes": "TYX"}}, "tyx", True),
+    ],
+)
+def test_assumed_axes_are_told_from_stated_ones(
+    tmp_path: Path, shape: tuple[int, ...], options: dict[str, Any], axes: str, stated: bool
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", pattern(shape, np.uint8), **{"photometric": "minisblack", **options})
+    opened = open_image(tmp_path / "a.tif")
+    assert (opened.axes, opened.axes_stated) == (axes, stated)
 
 
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

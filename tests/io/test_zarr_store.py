@@ -85,27 +85,41 @@ def test_names_of_dimensions_are_axes(tmp_path: Path, version: int) -> None:
     pixels = pattern((3, 2, 20, 18))
     write_plain(tmp_path / "a.zarr", pixels, version, ["time", "Channel", "y", "x"])
     opened = open_image(tmp_path / "a.zarr")
-    assert opened.axes == "tcyx"
+    assert (opened.axes, opened.axes_stated) == ("tcyx", True)
     np.testing.assert_array_equal(np.asarray(opened), pixels)
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "rgb"),
+    ("shape", "axes"),
     [
-        ((20, 30), "yx", False),
-        ((5, 20, 30), "zyx", False),
-        ((20, 30, 3), "yxc", True),
-        ((20, 30, 4), "yxc", True),
-        ((2, 5, 20, 30), "czyx", False),
-        ((2, 2, 5, 20, 30), "tczyx", False),
+        ((20, 30), "yx"),
+        ((5, 20, 30), "zyx"),
+        ((20, 30, 3), "yxc"),
+        ((20, 30, 4), "yxc"),
+        ((2, 5, 20, 30), "czyx"),
+        ((2, 2, 5, 20, 30), "tczyx"),
     ],
 )
 def test_axes_without_names_follow_the_documented_order(
-    tmp_path: Path, shape: tuple[int, ...], axes: str, rgb: bool
+    tmp_path: Path, shape: tuple[int, ...], axes: str
 ) -> None:
     write_plain(tmp_path / "a.zarr", pattern(shape, np.uint8), 3)
     opened = open_image(tmp_path / "a.zarr")
-    assert (opened.axes, opened.rgb) == (axes, rgb)
+    assert (opened.axes, opened.axes_stated) == (axes, len(shape) == 2)
+    assert opened.channel_names == (), "the file names no colours"
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["y", "x", "samples"], ["y", "x", "x"]])
+def test_names_that_are_no_axes_state_nothing(tmp_path: Path, names: list[str]) -> None:
+    write_plain(tmp_path / "a.zarr", pattern((20, 30, 3), np.uint8), 3, names)
+    opened = open_image(tmp_path / "a.zarr")
+    assert (opened.axes, opened.axes_stated) == ("yxc", False)
+
+
+def test_named_colours_are_colours(tmp_path: Path) -> None:
+    write_plain(tmp_path / "a.zarr", pattern((20, 30, 3), np.uint8), 3, ["y", "x", "c"])
+    opened = open_image(tmp_path / "a.zarr")
+    assert (opened.axes_stated, opened.rgb) == (True, True)
 
 
 def test_shards_are_read_whole(tmp_path: Path) -> None:
@@ -174,9 +188,23 @@ def test_scale_one_without_unit_is_no_pixel_size(tmp_path: Path) -> None:
 def test_axes_of_old_versions(tmp_path: Path) -> None:
     write_multiscale(tmp_path / "a.zarr", pattern((1, 2, 3, 40, 34)), "0.2", "tczyx")
     edit(tmp_path / "a.zarr" / ".zattrs", lambda d: d["multiscales"][0].pop("axes"))
-    assert open_image(tmp_path / "a.zarr").axes == "tczyx"
+    opened = open_image(tmp_path / "a.zarr")
+    assert (opened.axes, opened.axes_stated) == ("tczyx", True), "version 0.2 has no other axes"
     edit(tmp_path / "a.zarr" / ".zattrs", lambda d: d["multiscales"][0].update(axes=list("tczyx")))
     assert open_image(tmp_path / "a.zarr").axes == "tczyx"
+
+
+@pytest.mark.parametrize(("version", "file"), [("0.4", ".zattrs"), ("0.5", "zarr.json")])
+def test_axes_that_newer_versions_lack_are_assumed(tmp_path: Path, version: str, file: str) -> None:
+    def strip(document: dict[str, Any]) -> None:
+        scales = document["multiscales"][0] if version == "0.4" else multiscale_of(document)
+        scales.pop("axes")
+
+    write_multiscale(tmp_path / "a.zarr", pattern((1, 2, 3, 40, 34)), version, "tczyx")
+    assert open_image(tmp_path / "a.zarr").axes_stated
+    edit(tmp_path / "a.zarr" / file, strip)
+    opened = open_image(tmp_path / "a.zarr")
+    assert (opened.axes, opened.axes_stated) == ("tczyx", False)
 
 
 @pytest.fixture

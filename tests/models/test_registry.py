@@ -102,7 +102,7 @@ def test_an_unknown_name_comes_with_the_known_ones(name: str, nearest: str) -> N
     assert repr(name) in message
     assert all(known in message for known in ("nuclei@1", "nuclei@2", "nuclei@10", "nucleoli@1"))
     assert re.search(f"Did you mean '{nearest}'\\?", message)
-    assert "path of its folder" in message
+    assert f"by its folder, with a slash: {'./' + name!r}" in message
 
 
 @pytest.mark.usefixtures("zoo")

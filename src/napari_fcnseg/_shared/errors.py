@@ -15,7 +15,6 @@ caller would catch anyway::
     ├── OutputExistsError (FileExistsError)  would overwrite, and was not told to
     ├── DeviceError (RuntimeError)           a device that is not there
     ├── LabelOverflowError (OverflowError)   more objects than the label type holds
-    ├── MissingExtraError (ImportError)      an optional dependency is not installed
     └── Cancelled                            the user stopped the run
 """
 
@@ -71,10 +70,6 @@ class DeviceError(FcnsegError, RuntimeError):
 
 class LabelOverflowError(FcnsegError, OverflowError):
     """There are more objects than the label type can number."""
-
-
-class MissingExtraError(FcnsegError, ImportError):
-    """An optional dependency is not installed."""
 
 
 class Cancelled(FcnsegError):  # noqa: N818 - to be stopped is no error

@@ -132,7 +132,7 @@ class SegmentSettings:
         """Return the command line that repeats the run, quoted for a POSIX shell."""
         words = ["napari-fcnseg", "segment", *_path_word(image), "--out", out]
         for name, value in self.options().items():
-            words += _as_flag(name, value)
+            words += as_flag(name, value)
         if self.mask is None:
             return shlex.join(words)
         return (
@@ -191,13 +191,7 @@ def array_sha256(array: ArrayLike) -> str:
     return digest.hexdigest()
 
 
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _as_json(v) for k, v in value.items()}
-    return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _as_flag(name: str, value: Any) -> list[str]:
+def as_flag(name: str, value: Any) -> list[str]:
     """Return the words of the command line that stand for one option."""
     flag = "--" + name.replace("_", "-")
     if name == "clear_border":
@@ -212,6 +206,12 @@ def _as_flag(name: str, value: Any) -> list[str]:
     if isinstance(value, tuple):
         return _words(flag, ",".join(repr(v) for v in value) + ("," if len(value) == 1 else ""))
     return _words(flag, str(value))
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _as_json(v) for k, v in value.items()}
+    return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _words(flag: str, value: str) -> list[str]:

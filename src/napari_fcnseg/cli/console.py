@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import logging
+import re
+import shlex
 import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from importlib import metadata
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from napari_fcnseg._shared.errors import InputError, TilingError
+from napari_fcnseg._shared.settings import SegmentSettings, as_flag
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+# A mask is a file here and an array there, and --clear-border takes no value.
+_NAMES = "|".join(f.name for f in fields(SegmentSettings) if f.name not in ("mask", "clear_border"))
+_VALUE = r"""\[[^]]*\]|\([^)]*\)|\{[^}]*\}|"[^"]*"|'[^']*'|-?\d+(?:\.\d+)?"""
+# What follows a slash, a dot or a dash is part of a file name.
+_ARGUMENT = re.compile(rf"(?<![\w/\\.-])({_NAMES})=(?:({_VALUE})|(?=[\s,.;:)]|$))")
 
 
 def new_command(
@@ -44,6 +57,29 @@ def package_version() -> str:
         return metadata.version("napari-fcnseg")
     except metadata.PackageNotFoundError:
         return "0+unknown"
+
+
+def message_of(exc: Exception) -> str:
+    """Return what an error says, with keyword arguments as the flags that they are here.
+
+    Examples
+    --------
+    >>> message_of(InputError('Likely: channel_axis=-1; axes="tyx".'))
+    'Likely: --channel-axis=-1; --axes tyx.'
+    """
+    text = str(exc) or type(exc).__name__
+    return _ARGUMENT.sub(_flag_of, text) if isinstance(exc, InputError | TilingError) else text
+
+
+def _flag_of(found: re.Match[str]) -> str:
+    name, value = found.groups()
+    if value is None:
+        return "--" + name.replace("_", "-")
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return found[0]
+    return shlex.join(as_flag(name, tuple(read) if isinstance(read, list) else read))
 
 
 def complain(text: str) -> None:

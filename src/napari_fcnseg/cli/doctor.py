@@ -16,10 +16,6 @@ from pathlib import Path
 from napari_fcnseg._shared.errors import FcnsegError
 from napari_fcnseg.cli.console import Commands, new_command, package_version
 
-_PACKAGES = (
-    "torch", "numpy", "scipy", "scikit-image", "dask", "zarr", "tifffile", "imagecodecs", "safetensors",
-    "tqdm",
-)  # fmt: skip
 _CODECS = ("LZW", "ZLIB", "ZSTD", "PACKBITS", "LERC", "JPEG8", "JPEG2K", "WEBP", "PNG")
 _FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "asimd")
 _LOW_MEMORY = 2 * 2**30
@@ -75,7 +71,10 @@ def _versions() -> Iterator[Finding]:
     yield Finding(
         f"napari-fcnseg {package_version()}, Python {platform.python_version()}, {platform.platform()}"
     )
-    for name in _PACKAGES:
+    # The line above is there even if nothing else can be imported.
+    from napari_fcnseg.engine.recording import PACKAGES
+
+    for name in (*PACKAGES[1:], "tqdm"):
         try:
             yield Finding(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -112,8 +111,8 @@ def unused_card(cards: list[str], torch_version: str, cuda: str | None, availabl
         return
     if cuda is None:
         yield Finding(
-            f"{cards[0]} is not used, as torch {torch_version} is a build for CPUs only. Cure: pip install "
-            "--force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
+            f"{cards[0]} is not used, as torch {torch_version} is a build for CPUs only. Cure: install "
+            "a CUDA build of torch: see the 'Get started' page of PyTorch.",
             "note",
         )
     else:
@@ -151,13 +150,7 @@ def _machine() -> Iterator[Finding]:
     features = [name for name in _FEATURES if name in flags]
     yield Finding(f"{platform.machine()}, {os.cpu_count()} cores, {' '.join(features) or 'features unknown'}")
     yield Finding(f"torch uses {torch.backends.cpu.get_cpu_capability()}")
-    total, free = _memory()
-    if total:
-        verdict = "note" if 0 < free < _LOW_MEMORY else "ok"
-        text = f"{total / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB free"
-        yield Finding(
-            text + (": close other programs for large images" if verdict == "note" else ""), verdict
-        )
+    yield _memory()
 
 
 def _cpu_flags() -> set[str]:
@@ -170,16 +163,23 @@ def _cpu_flags() -> set[str]:
     return set()
 
 
-def _memory() -> tuple[int, int]:
-    """Return total and free memory in bytes; 0 for what the system does not tell."""
-    source = Path("/proc/meminfo")
-    if source.is_file():
-        rows = (line.split() for line in source.read_text(encoding="utf-8").splitlines())
-        sizes = {row[0].rstrip(":"): 1024 * int(row[1]) for row in rows if len(row) > 1}
-        return sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0
-    return 0, 0
+def _memory() -> Finding:
+    from napari_fcnseg.engine.planning import free_memory
+
+    free, total = free_memory(), _total_memory()
+    # "Taken as", since a run takes a guess where the system does not tell.
+    text = f"{total / 2**30:.1f} GiB of memory, " if total else "memory: "
+    text += f"{free / 2**30:.1f} GiB taken as free"
+    if free < _LOW_MEMORY:
+        return Finding(f"{text}: close other programs for large images", "note")
+    return Finding(text)
+
+
+def _total_memory() -> int:
+    """Return the bytes of memory in the machine; 0 where the system does not tell."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return 0
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _codecs() -> Iterator[Finding]:

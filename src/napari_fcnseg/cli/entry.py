@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from napari_fcnseg._shared.errors import Cancelled, FcnsegError
 from napari_fcnseg.cli import cite, demo, doctor, evaluate, models, segment_files
-from napari_fcnseg.cli.console import package_version, plain_notices
+from napari_fcnseg.cli.console import message_of, package_version, plain_notices
 
 DONE, FAILED = 0, 1
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 def _report(exc: Exception, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(exc)
-    text = str(exc) or type(exc).__name__
+    text = message_of(exc)
     if not isinstance(exc, FcnsegError | OSError | ImportError | MemoryError):
         text = f"unexpected {type(exc).__name__}: {text} (--debug shows where)"
     print(f"error: {text}", file=sys.stderr)

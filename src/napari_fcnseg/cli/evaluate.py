@@ -29,7 +29,10 @@ _EXAMPLES = """\
   napari-fcnseg evaluate --labels results/ --truth truth/ --json > scores.json
 
 Files are paired by name: results/a_labels.tif with truth/a.png. Counts are added over all
-images before dividing. AP = TP / (TP + FP + FN), at several overlaps (IoU).
+images before dividing. Labels are taken as objects: every value above 0 is one object.
+Label images of classes would get a score too, but a meaningless one.
+
+AP = TP / (TP + FP + FN), at several overlaps (IoU).
 """
 
 
@@ -146,6 +149,7 @@ def _as_json(scores: list[ObjectScores], pairs: _Pairs) -> dict[str, Any]:
     ]
     return {
         "images": len(pairs.files),
+        "labels_taken_as": "objects",
         "scores": rows,
         "missing_labels": pairs.missing_labels,
         "missing_truth": pairs.missing_truth,
@@ -154,7 +158,8 @@ def _as_json(scores: list[ObjectScores], pairs: _Pairs) -> dict[str, Any]:
 
 def _table(scores: list[ObjectScores], images: int) -> str:
     true, found = scores[0].tp + scores[0].fn, scores[0].tp + scores[0].fp
-    lines = [f"{images} images, {true} true objects, {found} found", ""]
+    lines = [f"{images} images, {true} true objects, {found} found"]
+    lines += ["Labels are taken as objects: every value above 0 is one object, never a class.", ""]
     lines.append("  IoU     AP  precision  recall     F1     PQ      TP      FP      FN")
     for s in scores:
         ap, precision, recall, f1, pq = _ratios(s).values()

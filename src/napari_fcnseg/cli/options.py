@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -19,6 +20,20 @@ from napari_fcnseg._shared.settings import (
 )
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# A record holds every setting as it was resolved. What follows from another setting, or excludes it, must
+# go when that one changes: nobody could override it, as no flag says "not given".
+_FOLLOWS: dict[str, tuple[str, ...]] = {
+    "axes": ("channel_axis",),
+    "channel_axis": ("axes",),
+    "spacing": ("diameter",),
+    "diameter": ("spacing",),
+    "kind classes": ("min_size", "clear_border", "label_dtype", "threshold"),
+    "kind instances": ("label_dtype",),
+    "model": ("normalization", "min_size", "tile_shape", "threshold"),
+    "memory": ("tile_shape",),
+}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +46,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def settings_of(args: argparse.Namespace, recorded: SegmentSettings | None = None) -> SegmentSettings:
     """Return the recorded settings, or the defaults, with what the flags say on top.
 
+    A flag that changes a recorded setting also resets the recorded ones that
+    follow from it or contradict it, unless they are flags themselves.
+
     Raises
     ------
     InputError
@@ -40,7 +58,24 @@ def settings_of(args: argparse.Namespace, recorded: SegmentSettings | None = Non
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     if len(given.get("channel", ())) == 1:
         given["channel"] = given["channel"][0]
-    return replace(recorded or SegmentSettings(), **given)
+    if recorded is None:
+        return SegmentSettings(**given)
+    return replace(_without_outdated(recorded, given), **given)
+
+
+def _without_outdated(recorded: SegmentSettings, given: dict[str, Any]) -> SegmentSettings:
+    """Return the recorded settings without those that the flags make meaningless."""
+    flags, plain = SegmentSettings(**given), SegmentSettings()
+    outdated: dict[str, Any] = {}
+    for name in given:
+        if getattr(flags, name) == getattr(recorded, name):
+            continue
+        followers = _FOLLOWS.get(f"kind {flags.kind}" if name == "kind" else name, ())
+        outdated |= {follower: getattr(plain, follower) for follower in followers}
+    dropped = [n for n in outdated if n not in given and getattr(recorded, n) != outdated[n]]
+    if dropped:
+        logger.info("not taken from the record, as other flags change it: %s", ", ".join(dropped))
+    return replace(recorded, **outdated)
 
 
 def _add_input_flags(group: argparse._ArgumentGroup) -> None:

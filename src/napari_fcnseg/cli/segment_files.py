@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_fcnseg._shared.errors import AxesError, Cancelled, FcnsegError, ImageFileError, InputError
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
-from napari_fcnseg.cli.console import Commands, Progress, complain, new_command
+from napari_fcnseg.cli.console import Commands, Progress, complain, message_of, new_command
 from napari_fcnseg.cli.options import add_settings, settings_of
 from napari_fcnseg.cli.outputs import Job, plan_jobs, prepare
 
@@ -53,7 +53,11 @@ def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="label file (.tif .ome.tif .png .zarr .ome.zarr), or folder/ (needed for several images)",
     )  # fmt: skip
     parser.add_argument("--overlay", action="store_true", help="also write <name>_overlay.png: the outlines")
-    parser.add_argument("--settings", metavar="RECORD", help="repeat a recorded run; other flags override it")
+    parser.add_argument(
+        "--settings", metavar="RECORD",
+        help="repeat a recorded run; other flags override it, with what follows from them "
+        "(a new --model brings its own normalisation)",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--level", type=int, metavar="N", help="resolution level; default: 0, the finest")
     parser.add_argument("--series", metavar="N", help="which image of a file that holds several")
@@ -87,7 +91,7 @@ def _survives(job: Job, batch: _Batch, *, alone: bool) -> bool:
     except (FcnsegError, OSError) as exc:
         if alone:
             raise
-        complain(f"error: {job.source}: {exc}")
+        complain(f"error: {job.source}: {message_of(exc)}")
         return False
     return True
 
@@ -102,6 +106,8 @@ def _run_job(job: Job, batch: _Batch) -> None:
         options["mask"] = batch.mask
     with Progress(job.source.name) as progress:
         labels, record = segment_recorded(image, progress=progress, **options)
+    # What the axes turned out to be, by the file or by a flag, is what the outputs have.
+    image = replace(image, axes=record.image["axes"], axes_stated=True)
     save_labels(job.labels, labels, like=image, overwrite=batch.overwrite)
     record.save(job.record, overwrite=batch.overwrite)
     if job.overlay is not None:

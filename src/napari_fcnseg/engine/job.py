@@ -186,8 +186,10 @@ def _placed(model: Model, settings: SegmentSettings) -> Segmenter:
 def _axes_of(image: Any, settings: SegmentSettings) -> tuple[Any, str | None, tuple[str, ...]]:
     """Return the array of an image, its axes, and its channel names where it states them."""
     if hasattr(image, "channel_names") and hasattr(image, "axes"):  # what open_image returns
-        stated = image.axes if settings.axes is None and settings.channel_axis is None else settings.axes
-        return image.data, stated, tuple(image.channel_names)
+        # Axes that the reader assumed are none: the user says what they are, or they are those of the model.
+        silent = settings.axes is None and settings.channel_axis is None
+        axes = image.axes if silent and image.axes_stated else settings.axes
+        return image.data, axes, tuple(image.channel_names)
     return image, settings.axes, ()
 
 

@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import torch
+
 from napari_fcnseg._shared.errors import TilingError
 from napari_fcnseg._shared.protocols import Box, Segmenter
 from napari_fcnseg._shared.settings import parse_memory
 from napari_fcnseg.networks.footprint import UNKNOWN_BYTES
-from napari_fcnseg.networks.segmenter import NetworkSegmenter
 from napari_fcnseg.tiling.plan import TilePlan, plan_tiles, round_up
 
 # Beyond this the halo is a small part of the work and the caches no longer help.
 LARGEST_CORE = {1: 2**18, 2: 1024, 3: 96}
 
 
-def free_memory() -> int:
-    """Return the bytes that can be taken without swapping; 4 GiB where the system does not say."""
+def free_memory(device: torch.device | None = None) -> int:
+    """Return the bytes that can be taken on a device; 4 GiB where the system does not say.
+
+    Parameters
+    ----------
+    device : torch.device, optional
+        The main memory by default.
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         line = next(line for line in text.splitlines() if line.startswith("MemAvailable"))
@@ -28,7 +37,7 @@ def free_memory() -> int:
 
 def pixel_bytes(segmenter: Segmenter) -> int:
     """Return the bytes that a model needs for each pixel that it reads."""
-    return segmenter.bytes_per_pixel if isinstance(segmenter, NetworkSegmenter) else UNKNOWN_BYTES
+    return int(getattr(segmenter, "bytes_per_pixel", UNKNOWN_BYTES))
 
 
 def tile_bytes(segmenter: Segmenter, shape: tuple[int, ...], core: tuple[int, ...]) -> int:

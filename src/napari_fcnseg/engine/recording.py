@@ -19,7 +19,10 @@ from napari_fcnseg.engine.planning import make_plan
 from napari_fcnseg.models.registry import load_model
 from napari_fcnseg.preprocess.normalization import PixelTransform
 
-PACKAGES = ("napari-fcnseg", "torch", "numpy", "scipy", "scikit-image", "dask", "zarr", "tifffile")
+PACKAGES = (
+    "napari-fcnseg", "torch", "numpy", "scipy", "scikit-image", "dask", "zarr", "tifffile", "imagecodecs",
+    "safetensors",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -73,6 +76,7 @@ def resolved_settings(job: Job, transform: PixelTransform) -> SegmentSettings:
         channel_axis=None,
         channel=layout.channels or None,
         normalization=normalization,
+        threshold=job.rule.foreground_threshold if job.kind == "instances" else settings.threshold,
         min_size=job.min_size if job.kind == "instances" else None,
         tile_shape=job.tile_shape,
         memory=None,
@@ -90,20 +94,19 @@ def _plan_facts(job: Job) -> dict[str, Any]:
     return {**plan.to_dict(), "tiles": len(plan), "summary": plan.describe()}
 
 
-def _can_be_named(model: str) -> bool:
-    """Tell whether `load_model` finds a model by what the settings call it."""
+def _can_be_named(job: Job) -> bool:
+    """Tell whether `load_model` finds this very model by what the settings call it."""
     try:
-        load_model(model)
+        return load_model(job.settings.model).record.sha256 == job.record.sha256
     except ModelError:
         return False
-    return True
 
 
 def _notes(job: Job, transform: PixelTransform) -> tuple[str, ...]:
     notes = []
     if not job.model.copyable:
         notes.append("the model is an object in memory: save it to be able to repeat this run")
-    elif not _can_be_named(job.settings.model):
+    elif not _can_be_named(job):
         notes.append("the model was handed over as an object: give its folder to be able to repeat this run")
     if not job.model.segmenter.exact_tiling:
         notes.append(f"tiles are blended, not exact: {job.model.segmenter.inexact_reason}")
@@ -143,7 +146,8 @@ def make_record(
         settings=resolved_settings(job, transform),
         image=image_facts(image, job),
         model={"id": record.id, "name": record.name, "version": record.version, "sha256": record.sha256,
-               "title": record.title, "licence": record.licence, "citation": record.citation},
+               "title": record.title, "licence": record.licence, "citation": record.citation,
+               "objects": asdict(job.rule) if job.kind == "instances" else None},
         transform=transform.to_dict(),
         plan=_plan_facts(job),
         device=str(job.settings.device),

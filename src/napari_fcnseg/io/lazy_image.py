@@ -48,6 +48,10 @@ class LazyImage:
         The image's own name, or that of its file.
     path : pathlib.Path or None
         Where it was opened from.
+    axes_stated : bool
+        False when the file does not say what its axes are: `axes` is then only
+        the likely reading, which :func:`napari_fcnseg.segment` does not take
+        for granted.
 
     See Also
     --------
@@ -70,6 +74,7 @@ class LazyImage:
     level: int = 0
     name: str = ""
     path: Path | None = None
+    axes_stated: bool = True
 
     def __post_init__(self) -> None:
         if len(self.axes) != self.data.ndim:
@@ -153,6 +158,8 @@ class LazyImage:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
         facts = [f"{self.name!r}" if self.name else "", f"({sizes})", str(self.dtype)]
+        if not self.axes_stated:
+            facts.insert(2, f"axes {self.axes!r} (assumed)")
         if self.channel_names:
             facts.append("channels " + "/".join(self.channel_names))
         pixel = [

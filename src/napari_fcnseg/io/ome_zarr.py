@@ -33,6 +33,8 @@ class Multiscale:
         Size of a pixel per level and dimension.
     channel_names : tuple of str
         From ``omero``; may be empty.
+    axes_stated : bool
+        False when the file names no axes though its version asks for them.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Multiscale:
     paths: tuple[str, ...]
     scales: tuple[tuple[float, ...], ...]
     channel_names: tuple[str, ...] = ()
+    axes_stated: bool = True
 
     def sizes(self, level: int) -> Sizes:
         """Return ``(scale, units)`` of a level, spatial axes only.
@@ -81,7 +84,7 @@ def multiscales_of(attributes: Mapping[str, Any], where: str) -> list[Multiscale
         return []
     try:
         names = _channel_names(stated.get("omero"))
-        return [_parse(entry, names) for entry in stated["multiscales"]]
+        return [_parse(entry, names, stated.get("version")) for entry in stated["multiscales"]]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as exc:
         raise ImageFileError(
             f"The OME-Zarr metadata of {where!r} are damaged ({type(exc).__name__}: {exc}): 'multiscales' "
@@ -90,7 +93,7 @@ def multiscales_of(attributes: Mapping[str, Any], where: str) -> list[Multiscale
         ) from exc
 
 
-def _parse(entry: Mapping[str, Any], names: tuple[str, ...]) -> Multiscale:
+def _parse(entry: Mapping[str, Any], names: tuple[str, ...], version: Any) -> Multiscale:
     axes = [a if isinstance(a, Mapping) else {"name": a} for a in entry.get("axes") or _OLD_AXES]
     letters = "".join(_letter(a) for a in axes)
     common = _scale(entry, len(axes))
@@ -103,6 +106,8 @@ def _parse(entry: Mapping[str, Any], names: tuple[str, ...]) -> Multiscale:
         paths=tuple(str(d["path"]) for d in datasets),
         scales=scales,
         channel_names=names,
+        # Versions 0.1 and 0.2, which may leave the version out as well, know these axes only.
+        axes_stated=bool(entry.get("axes")) or entry.get("version", version) in (None, "0.1", "0.2"),
     )
 
 

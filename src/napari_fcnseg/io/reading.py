@@ -52,10 +52,17 @@ def open_image(
     screens and printers (bare resolution tags coarser than 100 um per pixel).
 
     Axes of length 1 are left out of TIFF files, as most programs that write them do not
-    mean them; Zarr keeps them. TIFF pages whose meaning the file does not state are taken for a z stack.
-    Plain Zarr arrays without names of dimensions are taken for yx, zyx (yxc
-    when the last size is 3 or 4), czyx, tczyx. The palette of a PNG becomes
-    colours; that of a TIFF is for display only, and the values stay.
+    mean them; Zarr keeps them.
+
+    A file that does not state its axes gets the likely ones, and ``axes_stated``
+    is False: TIFF pages of unknown meaning are shown as a z stack; plain Zarr
+    arrays without names of dimensions as zyx (yxc when the last size is 3 or
+    4), czyx, tczyx. Nothing is computed on that guess: ``segment`` and
+    ``predict`` take such a file for the plain array it is, and ask for
+    ``axes=`` where its dimensions are not those of the model.
+
+    The palette of a PNG becomes colours; that of a TIFF is for display only,
+    and the values stay.
 
     See Also
     --------

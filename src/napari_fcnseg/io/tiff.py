@@ -46,6 +46,7 @@ def open_tiff_image(path: Path, level: int | None, series: int | str | None) -> 
         level=level,
         name=chosen.name or path.name,
         path=path,
+        axes_stated=_states_axes(letters, shapes[level]),
     )
 
 
@@ -114,6 +115,11 @@ def standard_letters(path: Path, letters: str, shape: tuple[int, ...]) -> str:
             "Save the part to work on as its own file."
         )
     return "".join(out)
+
+
+def _states_axes(letters: str, shape: tuple[int, ...]) -> bool:
+    # An axis of length 1 is dropped, so it does not matter what it was.
+    return all(n == 1 or a in _KNOWN or a == "S" for a, n in zip(letters, shape, strict=True))
 
 
 def _standard_axes(path: Path, data: da.Array, letters: str) -> tuple[da.Array, str]:

@@ -174,14 +174,17 @@ def _open_multiscale(path: Path, entry: _Entry, scales: Multiscale, level: int |
         level=level,
         name=scales.name or path.name,
         path=path,
+        axes_stated=scales.axes_stated,
     )
 
 
 def _open_plain(path: Path, entry: _Entry, level: int | None) -> LazyImage:
     array = entry.node
     level = choose_level(path, 1, level)
-    axes = _plain_axes(path, array)
-    samples = array.shape[-1] if axes.endswith("yxc") else 0
+    stated = _stated_axes(array)
+    axes = stated or _likely_axes(path, array)
+    # Colours are a guess too where the axis itself is one.
+    samples = array.shape[-1] if stated.endswith("yxc") else 0
     return LazyImage(
         data=_as_dask(array, axes),
         axes=axes,
@@ -189,16 +192,21 @@ def _open_plain(path: Path, entry: _Entry, level: int | None) -> LazyImage:
         level=level,
         name=entry.name,
         path=path,
+        axes_stated=bool(stated) or axes == "yx",
     )
 
 
-def _plain_axes(path: Path, array: Any) -> str:
+def _stated_axes(array: Any) -> str:
+    """Return the axes that the names of the dimensions spell, or an empty text."""
     # Version 3 has dimension_names; xarray wrote _ARRAY_DIMENSIONS into version 2.
     stated = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
     words = [str(w or "").lower() for w in stated]
     letters = "".join(_AXIS_WORDS.get(w, w if len(w) == 1 else "?") for w in words)
-    if len(set(letters)) == array.ndim and set("yx") <= set(letters) <= set("tczyx"):
-        return letters
+    usable = len(set(letters)) == array.ndim and set("yx") <= set(letters) <= set("tczyx")
+    return letters if usable else ""
+
+
+def _likely_axes(path: Path, array: Any) -> str:
     shape = tuple(array.shape)
     if array.ndim == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
         return "yxc"

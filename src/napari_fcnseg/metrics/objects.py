@@ -90,7 +90,7 @@ class ObjectScores:
 
     @property
     def average_precision(self) -> float:
-        """TP / (TP + FP + FN), the "AP" of cell work [1]_.
+        """TP / (TP + FP + FN), the "AP" of cell work (Caicedo et al. 2019).
 
         It is not the area under a precision-recall curve that COCO calls AP.
         """
@@ -113,9 +113,9 @@ class ObjectScores:
 
     @property
     def panoptic_quality(self) -> float:
-        """Sum of matched IoU / (TP + FP/2 + FN/2) [2]_: f1 times mean_matched_iou.
+        """Sum of matched IoU / (TP + FP/2 + FN/2): f1 times mean_matched_iou.
 
-        In [2]_ a match has an IoU above 0.5; other thresholds are other measures.
+        For Kirillov et al. (2019) a match has an IoU above 0.5; other thresholds are other measures.
         """
         return ratio(self.sum_iou, self.tp + 0.5 * self.fp + 0.5 * self.fn)
 

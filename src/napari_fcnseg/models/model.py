@@ -49,10 +49,11 @@ class Model:
         return {}
 
     def _placed(self, device: str, dtype: torch.dtype) -> Segmenter:
-        if not isinstance(self.segmenter, NetworkSegmenter):
+        place = getattr(self.segmenter, "on", None)
+        if place is None:  # it runs where it runs, as a forest does
             return self.segmenter
         if (device, dtype) not in self._places:
-            self._places[device, dtype] = self.segmenter.on(device, dtype)
+            self._places[device, dtype] = place(device, dtype)
         return self._places[device, dtype]
 
     def __getstate__(self) -> dict[str, Any]:

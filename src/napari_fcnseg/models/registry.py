@@ -58,7 +58,8 @@ def model_folder(name: str) -> Path:
         names = sorted(known) + sorted({key.partition("@")[0] for key in known})
         raise UnknownModelError(
             f"no model is called {name!r}; known are {', '.join(sorted(known)) or 'none'}."
-            f"{nearest_name(name, names)} A model of your own is given by the path of its folder."
+            f"{nearest_name(name, names)} A model of your own is given by its folder, with a slash: "
+            f"{'./' + name!r}."
         )
     return known[key]
 
@@ -84,12 +85,12 @@ def verify_model(name: str) -> ModelRecord:
     return verify(model_folder(name))
 
 
-def load_model(model: str | Path | Model | nn.Module) -> Model:
+def load_model(model: str | Path | Model) -> Model:
     """Return a model ready to run.
 
     Parameters
     ----------
-    model : str, Path, Model or torch.nn.Module
+    model : str, Path or Model
         A name such as ``"nuclei"`` or ``"nuclei@1"``, the path of a folder or
         card, or a model itself.
 
@@ -124,12 +125,13 @@ def load_model(model: str | Path | Model | nn.Module) -> Model:
         raise ModelError(
             f"{type(model).__name__} is no model; give a name, a path, or a model from load_model."
         )
-    folder = Path(model).expanduser() if _is_path(model) else model_folder(str(model))
+    folder = Path(model).expanduser() if is_path(model) else model_folder(str(model))
     # Absolute: the same relative path is another model after a change of folder.
     card = card_path(folder).resolve()
     return _cached(card, _state(card))
 
 
-def _is_path(model: str | Path) -> bool:
+def is_path(model: str | Path) -> bool:
+    """Tell whether a model is given by a path: a Path, or a text with a slash or ending in .json."""
     # A name never silently becomes a folder that happens to stand around.
     return isinstance(model, Path) or bool(re.search(r"[\\/]|\.json$", model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -113,6 +114,12 @@ class NetworkSegmenter:
         """Why `exact_tiling` is False."""
         return self.field.reason
 
+    def _full_float32(self) -> AbstractContextManager[None]:
+        """Keep a CUDA card from rounding float32 convolutions to 11 bits (TF32)."""
+        if self.device.type != "cuda" or self.dtype != torch.float32:
+            return nullcontext()
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor, keep: Box | None = None) -> torch.Tensor:
         """Return scores of a batch ``(n, in_channels, *spatial)``, float32, on the device.
@@ -129,8 +136,9 @@ class NetworkSegmenter:
             layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
             x = x.contiguous(memory_format=layout)
         if keep is not None and self._progressive is not None:
-            return self._progressive(x, keep).float()
-        with TRACING:
+            with self._full_float32():
+                return self._progressive(x, keep).float()
+        with TRACING, self._full_float32():
             scores: torch.Tensor = self._running(x)
         if keep is None:
             return scores.float()

@@ -56,7 +56,8 @@ def read_mirrored(read: Callable[[Box], NDArray[Any]], box: Box, shape: tuple[in
 
     Returns
     -------
-    ndarray, shape (..., *sizes of the box)
+    ndarray
+        The box, as its last axes.
 
     Examples
     --------
