@@ -43,6 +43,10 @@ def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSett
 
 def _image_array(image: Any) -> Any:
     """Return a lazy image as it is, anything else as NumPy."""
+    if isinstance(image, str | Path):
+        raise InputError(
+            f"segment takes an array, not a path; open the file first: open_image({str(image)!r})."
+        )
     if isinstance(image, np.ma.MaskedArray):
         raise InputError("a masked array says where it does not count; give image.data and mask=~image.mask.")
     return image if lazy.is_lazy(image) else np.asarray(image)

@@ -295,3 +295,17 @@ def test_the_outputs_have_the_axes_of_the_flags(
     words = ["segment", str(tmp_path / "stack.tif"), "-o", str(out), "--model", str(tiny_model), "--overlay"]
     assert main([*words, *flags]) == 0
     assert open_image(out).axes == axes
+
+
+def test_a_repeated_run_takes_the_recorded_part_of_the_file(tiny_model: Path, tmp_path: Path) -> None:
+    pyramid = tmp_path / "pyramid.ome.tif"
+    image = np.random.default_rng(0).integers(0, 999, (96, 80), np.uint16)
+    with tifffile.TiffWriter(pyramid, ome=True) as file:
+        file.write(image, subifds=1, metadata={"axes": "YX"})
+        file.write(image[::2, ::2], subfiletype=1)
+    words = ["segment", str(pyramid), "--model", str(tiny_model), "-o"]
+    assert main([*words, str(tmp_path / "a.tif"), "--level", "1"]) == 0
+    assert main([*words, str(tmp_path / "b.tif"), "--settings", str(tmp_path / "a.fcnseg.json")]) == 0
+    a, b = (np.asarray(open_image(tmp_path / f"{name}.tif")) for name in "ab")
+    assert a.shape == (48, 40)
+    np.testing.assert_array_equal(a, b)

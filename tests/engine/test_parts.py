@@ -22,7 +22,8 @@ from tests.engine.small import (
     volume,
 )
 
-from napari_fcnseg._shared.errors import DeviceError, TilingError
+from napari_fcnseg import predict, segment
+from napari_fcnseg._shared.errors import DeviceError, InputError, TilingError
 from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import devices, planning
@@ -33,7 +34,8 @@ from napari_fcnseg.engine.layout import Layout
 from napari_fcnseg.engine.predictor import Predictor, neutral
 from napari_fcnseg.engine.run import Ticker, run_objects
 from napari_fcnseg.engine.source import Source
-from napari_fcnseg.models import ModelClass, OutputMap
+from napari_fcnseg.models import ModelClass, OutputMap, as_model
+from napari_fcnseg.networks import build_network
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.preprocess.stains import haematoxylin, luminance
 
@@ -230,3 +232,22 @@ def test_a_source_reads_boxes_of_any_layout() -> None:
     assert got.dtype == np.dtype("i4")
     moved = Source(array[:, 1:, :, 2:], source.layout, (5, 3), (2, 1))
     np.testing.assert_array_equal(moved.read((1,), ((2, 5), (1, 3))), source.read((1,), ((2, 5), (1, 3))))
+
+
+def test_the_network_of_the_paper_is_a_model_at_its_own_depth() -> None:
+    network = build_network("unet_valid", in_channels=1, classes=2, base_channels=2)
+    model = as_model(network.eval(), classes=["cell"])
+    image = texture(60, 70)
+    whole = predict(image, model, raw=True)
+    np.testing.assert_allclose(predict(image, model, raw=True, tile_shape=(16, 32)), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"diameter": 0.5}, {"spacing": (1e-4, 1e-4)}])
+def test_a_scale_that_must_be_a_slip_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"would rescale the image by .* factors from 1/16 to 16"):
+        segment(texture(30, 31), seeded(), **options)
+
+
+def test_a_path_is_no_image() -> None:
+    with pytest.raises(InputError, match=r"open_image\('x\.tif'\)"):
+        segment("x.tif", cells())

@@ -274,7 +274,7 @@ def test_several_series_are_listed_never_guessed(two_series: Path) -> None:
     assert "holds 2 images" in message
     assert "series=0: 'overview', shape (30, 40)" in message
     assert "series=1: 'detail', shape (2, 20, 25)" in message
-    assert f"open_image({str(two_series)!r}, series=1)" in message
+    assert "such as series=0" in message
 
 
 @pytest.mark.parametrize("series", [1, "detail", "Detail"])

@@ -228,7 +228,7 @@ def test_a_group_of_several_lists_them(several: Path) -> None:
         "  series=1: 'plate/9', shape (30, 24)",
         "  series=2: 'plate/10', shape (40, 34)",
     ]
-    assert f"open_image({str(several)!r}, series=1)" in str(caught.value)
+    assert "such as series=0" in str(caught.value)
 
 
 def test_one_of_several_opens_by_index_name_or_path(several: Path) -> None:

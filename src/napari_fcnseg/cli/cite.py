@@ -75,8 +75,14 @@ def methods_paragraph(record: RunRecord, card: dict[str, Any]) -> str:
         _numerics(record),
         _options(record),
         _result(record),
+        *_notes(record),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _notes(record: RunRecord) -> list[str]:
+    """Return what was noted of the image; what was noted of the model is no matter for readers."""
+    return [f"{note[0].upper()}{note[1:]}." for note in record.notes if not note.startswith("the model")]
 
 
 def references(record: RunRecord, card: dict[str, Any]) -> list[str]:

@@ -108,7 +108,9 @@ def _segment_one(
 def _print_run(name: str, image: NDArray[Any], record: RunRecord, tiles: int) -> None:
     size = " x ".join(str(n) for n in image.shape)
     print()
-    print(f"{name}: {size} {image.dtype}, model {record.settings.model}")
+    diameter = record.settings.diameter
+    scale = f", diameter {diameter:g} pixels" if diameter else ""
+    print(f"{name}: {size} {image.dtype}, model {record.settings.model}{scale}")
     print(f"  device {record.device}, {record.threads} threads, {record.settings.precision}")
     print(f"  {tiles} tile{'s' if tiles != 1 else ''}, {record.objects} objects, {record.seconds:.1f} s")
 

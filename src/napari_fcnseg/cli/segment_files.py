@@ -73,9 +73,8 @@ def run_segment(args: argparse.Namespace) -> int:
     except (InputError, ImageFileError) as exc:
         args.parser.error(str(exc))
     prepare(jobs, overwrite=args.overwrite)
-    batch = _Batch(
-        settings, recorded, _mask(args.mask, settings), args.level, _series(args.series), args.overwrite
-    )
+    level, series = _part_of_file(args, recorded)
+    batch = _Batch(settings, recorded, _mask(args.mask, settings), level, series, args.overwrite)
     failed = [job for job in jobs if not _survives(job, batch, alone=len(jobs) == 1)]
     if failed:
         complain(f"error: {len(failed)} of {len(jobs)} images failed")
@@ -108,6 +107,7 @@ def _run_job(job: Job, batch: _Batch) -> None:
         labels, record = segment_recorded(image, progress=progress, **options)
     # What the axes turned out to be, by the file or by a flag, is what the outputs have.
     image = replace(image, axes=record.image["axes"], axes_stated=True)
+    record = replace(record, image={**record.image, "level": batch.level, "series": batch.series})
     save_labels(job.labels, labels, like=image, overwrite=batch.overwrite)
     record.save(job.record, overwrite=batch.overwrite)
     if job.overlay is not None:
@@ -162,6 +162,16 @@ def _mask(path: str | None, settings: SegmentSettings) -> NDArray[np.bool_] | No
     if settings.mask is not None and array_sha256(mask) != settings.mask:
         complain(f"note: {path} is not the mask of the recorded run")
     return mask
+
+
+def _part_of_file(
+    args: argparse.Namespace, recorded: RunRecord | None
+) -> tuple[int | None, int | str | None]:
+    """Return level and series: as asked for, else those of the recorded run."""
+    known = recorded.image if recorded else {}
+    level = known.get("level") if args.level is None else args.level
+    series = known.get("series") if args.series is None else _series(args.series)
+    return level, series
 
 
 def _series(text: str | None) -> int | str | None:

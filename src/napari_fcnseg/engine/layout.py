@@ -75,7 +75,8 @@ def _from_axes(axes: str, shape: Sequence[int], ndim: int) -> Layout:
     axes = axes.lower()
     if len(axes) != len(shape):
         raise AxesError(
-            f'axes="{axes}" names {len(axes)} axes, but the image has {len(shape)} (shape {tuple(shape)}).'
+            f'axes="{axes}" names {len(axes)} axes, but the image has {len(shape)} (shape {tuple(shape)}); '
+            "name each of them."
         )
     if len(set(axes)) != len(axes) or not set(axes) <= set("tczyx"):
         raise AxesError(f'axes="{axes}" is not possible; use each of the letters t, c, z, y, x at most once.')
@@ -213,7 +214,8 @@ def read_layout(
     if layout.channel is None:
         if channel is not None:
             raise AxesError(
-                f"channel={channel!r} was given, but the image has no channel axis; name it: channel_axis=."
+                f"channel={channel!r} was given, but the image has no channel axis; leave it out, or name "
+                "the axis: channel_axis=."
             )
         if len(inputs) != 1:
             raise AxesError(

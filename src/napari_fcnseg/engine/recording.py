@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import platform
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -110,6 +111,11 @@ def _notes(job: Job, transform: PixelTransform) -> tuple[str, ...]:
         notes.append("the model was handed over as an object: give its folder to be able to repeat this run")
     if not job.model.segmenter.exact_tiling:
         notes.append(f"tiles are blended, not exact: {job.model.segmenter.inexact_reason}")
+    if job.resampling is not None:
+        before, after = (" x ".join(map(str, s)) for s in (job.source.shape, job.grid))
+        notes.append(f"the image was rescaled from {before} to {after} pixels, the labels back")
+    if job.kind == "instances" and math.prod(job.source.leading) > 1:
+        notes.append(f"objects were found in each of {math.prod(job.source.leading)} planes by itself")
     if transform.rendering is not None:
         notes.append(f"colours were turned into {transform.rendering.name}")
     return tuple(notes)

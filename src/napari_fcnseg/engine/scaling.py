@@ -46,6 +46,10 @@ def _spacing_factors(settings: SegmentSettings, record: ModelRecord) -> tuple[fl
     return tuple(size / record.pixel_size for size in sizes)
 
 
+# Beyond it the unit is wrong, or the model has nothing to look at.
+LARGEST_FACTOR = 16
+
+
 def choose_resampling(
     shape: tuple[int, ...], settings: SegmentSettings, record: ModelRecord
 ) -> Resampling | None:
@@ -68,6 +72,13 @@ def choose_resampling(
     factors = _factors(settings, record)
     if factors is None:
         return None
+    if not all(1 / LARGEST_FACTOR <= f <= LARGEST_FACTOR for f in factors):
+        asked = f"diameter={settings.diameter}" if settings.diameter else f"spacing={settings.spacing}"
+        raise InputError(
+            f"{asked} would rescale the image by {', '.join(f'{f:.3g}' for f in factors)}; factors from "
+            f"1/{LARGEST_FACTOR} to {LARGEST_FACTOR} are possible. A diameter is in pixels, spacing in "
+            "micrometres."
+        )
     after = scaled_shape(shape, tuple(f if abs(f - 1) > SCALE_TOLERANCE else 1.0 for f in factors))
     if after == shape:
         return None

@@ -31,7 +31,7 @@ def choose_series(path: Path, names: Sequence[str], shape_of: ShapeOf, series: i
             return 0
         raise ImageFileError(
             f"{path.name} holds {len(names)} images, and none was chosen:\n{_listing(names, shape_of)}\n"
-            f"Choose one by index or by name: open_image({str(path)!r}, series=1)."
+            "Choose one by index or by name, such as series=0 (on the command line --series 0)."
         )
     if isinstance(series, str):
         return _series_by_name(path, names, shape_of, series)

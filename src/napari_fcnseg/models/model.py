@@ -215,7 +215,9 @@ def _check_maps(model: Model) -> None:
             f"the network gives {scores.shape[1]} maps, but {len(record.classes)} classes and the background "
             f"need {len(record.outputs)}."
         )
-    if tuple(scores.shape[2:]) != size:
+    # A network that loses a border gives up to a stride more, which is cut off.
+    sizes = zip(scores.shape[2:], size, segmenter.stride, strict=True)
+    if any(not due <= got < due + step for got, due, step in sizes):
         raise ModelError(
             f"the network gives maps of {tuple(scores.shape[2:])} pixels where {size} are due; "
             "let it bring its scores back to the size of the image."
