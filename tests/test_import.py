@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,18 +55,6 @@ def test_import_changes_nothing_of_the_process() -> None:
         "print(before[0] == after[0], before[1] == after[1], ours.handlers)"
     )
     assert run(code) == "True True []"
-
-
-def test_the_floors() -> None:
-    """The contracts of pyproject.toml, where the source and the tool are at hand."""
-    pytest.importorskip("importlinter")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUTF8": "1"}
-    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
-    assert "0 broken" in done.stdout
 
 
 def test_types_travel_with_the_package() -> None:

@@ -92,7 +92,7 @@ def test_dask_equals_numpy(make: Any, shape: tuple[int, ...], chunkings: list[An
 
 def test_zarr_and_opened_images_equal_numpy(tmp_path: Path) -> None:
     image = texture(2, 30, 33)
-    stored = zarr.create_array(tmp_path / "image.zarr", shape=image.shape, chunks=(1, 16, 20), dtype=">f4")
+    stored = zarr.create_array(tmp_path / "image.zarr", shape=image.shape, chunks=(1, 16, 20), dtype="<f4")
     stored[:] = image
     opened = LazyImage(dasked(image, (1, 16, 20)), "tyx")
     for kind in ("classes", "instances"):

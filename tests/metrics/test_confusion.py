@@ -124,7 +124,7 @@ def test_masks_are_two_classes() -> None:
 def test_counts_are_those_of_scikit_image(pair: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
     # scikit-image sizes its table by the largest label, so each class is made to occur.
     truth, prediction = (np.append(labels, np.arange(N, dtype=np.uint8)) for labels in pair)
-    table = contingency_table(truth, prediction, sparse_type="array").toarray()  # type: ignore[no-untyped-call]
+    table = contingency_table(truth, prediction).toarray()  # type: ignore[no-untyped-call]
     assert_array_equal(count(truth, prediction, N).matrix, table)
 
 

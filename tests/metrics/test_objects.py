@@ -33,7 +33,7 @@ thresholds = st.sampled_from([0.05, 0.1, 0.25, 1 / 3, 0.5, 0.6, 0.75, 1.0])
 
 def dense_oracle(truth: NDArray[Any], prediction: NDArray[Any], threshold: float) -> tuple[int, float]:
     """Matches and their IoU by scikit-image's table and a dense assignment."""
-    table = contingency_table(truth, prediction, sparse_type="array").toarray()  # type: ignore[no-untyped-call]
+    table = contingency_table(truth, prediction).toarray()  # type: ignore[no-untyped-call]
     true, predicted = table.sum(axis=1)[1:, None], table.sum(axis=0)[None, 1:]
     shared = table[1:, 1:]
     union = true + predicted - shared

@@ -40,6 +40,8 @@ def test_indices_turn_round_at_the_ends(length: int, before: int, after: int) ->
 
 @given(lengths, amounts, amounts)
 def test_indices_are_those_of_numpy(length: int, before: int, after: int) -> None:
+    # Mirrored once: before 2.0, NumPy went wrong where it had to do so more often.
+    before, after = min(before, length - 1), min(after, length - 1)
     expected = np.pad(np.arange(length), (before, after), mode="reflect")
     assert_array_equal(mirror_indices(-before, length + after, length), expected)
 

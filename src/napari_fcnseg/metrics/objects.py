@@ -337,7 +337,9 @@ def _assign(rows: _Indices, columns: _Indices, iou: _Floats) -> _Floats:
     alone = np.arange(n_rows)
     cost = np.concatenate([1 - iou / (2 * n_rows), np.full(n_rows, 2.0)])
     ends = np.concatenate([rows, alone]), np.concatenate([columns, n_columns + alone])
-    graph = csr_array((cost, ends), shape=(n_rows, n_columns + n_rows))
+    # scipy's graphs have 32-bit indices; before 1.12 it takes no others from a sparse array.
+    narrow = tuple(end.astype(np.int32) for end in ends)
+    graph = csr_array((cost, narrow), shape=(n_rows, n_columns + n_rows))
     chosen_rows, chosen_columns = min_weight_full_bipartite_matching(graph)
     partner = np.empty(n_rows, dtype=np.intp)
     partner[chosen_rows] = chosen_columns

@@ -84,7 +84,9 @@ def _seam_pairs(labels: Any, block_shape: Sequence[int]) -> NDArray[np.int64]:
 
 def _joined(pairs: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], int]:
     """Return for each label, 0 included, the label of its group."""
-    graph = sparse.coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count + 1,) * 2)
+    # scipy's graphs have 32-bit indices; before 1.12 it takes no others from a sparse array.
+    ends = tuple(pairs.T.astype(np.int32))
+    graph = sparse.coo_array((np.ones(len(pairs), bool), ends), shape=(count + 1,) * 2)
     groups, group = connected_components(graph, directed=False)
     # Label 0 touches nothing, so its group holds it alone; move that group to 0.
     table = np.where(group == group[0], 0, np.where(group < group[0], group + 1, group))
