@@ -36,8 +36,8 @@ from napari_fcnseg.engine.run import Ticker, run_objects
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.models import ModelClass, OutputMap, as_model
 from napari_fcnseg.networks import build_network
-from napari_fcnseg.preprocess.normalization import PixelTransform
-from napari_fcnseg.preprocess.stains import haematoxylin, luminance
+from napari_fcnseg.preprocess.normalization import COLOURS, Normalization, PixelTransform, decide_transform
+from napari_fcnseg.preprocess.stains import haematoxylin, luminance, render
 
 # Two maps count for class 1; class 5 has its own; a distance counts for nothing.
 CARD = record(
@@ -251,3 +251,14 @@ def test_a_scale_that_must_be_a_slip_is_refused(options: dict[str, Any]) -> None
 def test_a_path_is_no_image() -> None:
     with pytest.raises(InputError, match=r"open_image\('x\.tif'\)"):
         segment("x.tif", cells())
+
+
+@pytest.mark.parametrize("rule", [name for name in COLOURS if name != "auto"])
+def test_colours_are_rendered_for_the_network_as_for_the_statistics(rule: str) -> None:
+    """One is torch on the device, the other NumPy; the normalisation is decided on the latter."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50), np.uint8)
+    transform = decide_transform(pixels.reshape(3, -1), Normalization(colour=rule), 1)
+    assert transform.rendering is not None
+    expected = (render(pixels, transform.rendering) - transform.offset[0]) / transform.scale[0]
+    seen = Predictor(cells().segmenter, transform, (16, 16)).normalised(pixels[None])[0, 0]
+    np.testing.assert_allclose(seen.numpy(), expected, atol=1e-5)
