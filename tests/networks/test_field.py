@@ -115,7 +115,7 @@ REASONS: list[tuple[nn.Module, str]] = [
     (sequence(nn.Upsample(scale_factor=2)), "one pixel for 1/2 of the image"),
     (sequence(nn.Conv2d(2, 1, 1, padding=1)), "displaced by -1 pixels"),
     (sequence(nn.Conv2d(2, 1, 2)), "displaced by 1/2 pixels"),
-    (DataDependent(), r"forward\(\) cannot be traced"),
+    (DataDependent(), r"its layers cannot be traced"),
     (Doubled(lambda a, b: torch.cat([a, b], 2)), "joins maps along axis 2"),
     (Doubled(lambda a, b: torch.cat([a, b])), "joins maps along axis 0"),
     (Doubled(lambda a, b: torch.cat([a, b], dim=-1)), "joins maps along axis -1"),

@@ -199,7 +199,8 @@ NO_RULE: list[tuple[nn.Module, str]] = [
     (nn.AvgPool2d(2, divisor_override=3), "another count"),
     (nn.Upsample(scale_factor=2, mode="bicubic"), "mode 'bicubic' has no rule"),
     (nn.Softmax(1), "Softmax has no rule"),
-    (nn.MaxUnpool1d(2), "MaxUnpool1d has no rule"),
+    (nn.MaxUnpool1d(3, stride=2), "windows that overlap"),
+    (nn.PixelShuffle(2), "PixelShuffle has no rule"),
 ]
 
 

@@ -97,7 +97,7 @@ def test_values_for_another_number_of_axes_are_refused(given: dict[str, Any]) ->
 
 @pytest.mark.parametrize("given", [{"halo": 2}, {"stride": 1}])
 def test_an_untraceable_network_demands_halo_and_stride(given: dict[str, Any]) -> None:
-    with pytest.raises(TilingError, match=r"cannot be derived \(its forward.*give both halo= and stride="):
+    with pytest.raises(TilingError, match=r"cannot be derived \(its layers.*give both halo= and stride="):
         segmenter_of(Untraceable(), out_channels=1, **given)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from napari_fcnseg._shared.protocols import Box, Segmenter
+from napari_fcnseg.networks.anysize import AnySize
 from napari_fcnseg.networks.geometry import BATCH_NORMS
 from napari_fcnseg.tiling.padding import read_mirrored
 from napari_fcnseg.tiling.plan import TilePlan, plan_tiles, round_up
@@ -74,14 +75,23 @@ def worst(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+def proper(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the network without the mirroring that lets it take any size."""
+    return network.scores if isinstance(network, AnySize) else network
+
+
 def unsettled(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Give biases and normalisation layers values as after training, so that none is a no-op."""
+    """Give what starts at 0 or 1 values as after training, so that no layer is a no-op."""
     generator = torch.Generator().manual_seed(seed)
 
     def fill(values: Any, low: float, high: float) -> None:
         if values is not None:
             values.data.uniform_(low, high, generator=generator)
 
+    for weights in network.parameters():
+        # Score layers that leave a coarser network as it is, and layers that count on batch statistics.
+        if weights.ndim > 1 and weights.abs().max() < 0.1:
+            fill(weights, -0.3, 0.3)
     for layer in network.modules():
         fill(getattr(layer, "bias", None), -0.3, 0.3)
         if isinstance(layer, BATCH_NORMS):

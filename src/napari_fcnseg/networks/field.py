@@ -21,16 +21,20 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from napari_fcnseg._shared.protocols import Margins
+from napari_fcnseg.networks.anysize import AnySize
 from napari_fcnseg.networks.geometry import (
     Geometry,
     Interval,
+    Moved,
     NoRuleError,
     Same,
     check_bounded,
     clipped,
     layer_geometry,
+    looks_at_whole_image,
 )
-from napari_fcnseg.networks.layers import Crop
+from napari_fcnseg.networks.layers import ChannelSlice, Crop, CropLike, ResponseNorm
+from napari_fcnseg.networks.upsampling import BilinearTransposed, BilinearUpsampling
 
 # Functions of one or more maps of equal size that treat each pixel by itself (cat: of channels).
 POINTWISE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
@@ -39,8 +43,10 @@ POINTWISE_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({
 })  # fmt: skip
 
 # Layers whose result may share memory with their input.
-VIEWS = (nn.Identity, Crop, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+VIEWS = (nn.Identity, Crop, CropLike, ChannelSlice, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
+
+OWN_LAYERS = (Crop, CropLike, ChannelSlice, BilinearTransposed, BilinearUpsampling, ResponseNorm)
 
 # While torch traces, it replaces how every module of the process is called; nobody
 # may call one meanwhile.
@@ -73,10 +79,32 @@ class Field:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at our own cropping layer too, whose size is fixed."""
+    """Stops at our own layers too, and walks what a network does to images of fitting size."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Crop) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            isinstance(m, OWN_LAYERS)
+            or looks_at_whole_image(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def trace(network: nn.Module) -> fx.Graph:
+    """Return the layers of a network as a graph.
+
+    Raises
+    ------
+    NoRuleError
+        If its code cannot be traced.
+    """
+    tracer = _Tracer()
+    if isinstance(network, AnySize):
+        tracer.traced_func_name = "scores"
+    try:
+        with TRACING:
+            return tracer.trace(network)
+    except Exception as error:  # whatever the network's own code does when traced
+        raise NoRuleError(f"its layers cannot be traced: {error}") from error
 
 
 class Walk:
@@ -105,12 +133,7 @@ class Walk:
         if bounded:
             for layer in self.layers.values():
                 check_bounded(layer)
-        try:
-            with TRACING:
-                graph = _Tracer().trace(network)
-        except Exception as error:  # whatever the network's own code does when traced
-            raise NoRuleError(f"its forward() cannot be traced: {error}") from error
-        self.nodes = list(graph.nodes)
+        self.nodes = list(trace(network).nodes)
         self.geometry = {node: self._geometry(node) for node in self.nodes}
         self.input = next(node for node in self.nodes if node.op == "placeholder")
         self.output = next(node for node in self.nodes if node.op == "output").all_input_nodes[0]
@@ -125,7 +148,26 @@ class Walk:
         if node.op == "call_function" and node.target in POINTWISE_FUNCTIONS:
             self._check_channels_joined(node)
             return [Same()] * self.ndim
+        if node.target is operator.getitem and self._has_switches(node.all_input_nodes[0]):
+            return [Same()] * self.ndim
         raise NoRuleError(f"the operation {node.target} has no rule; build the network from layers")
+
+    def _has_switches(self, node: fx.Node) -> bool:
+        """Tell whether a step gives a pair: the largest values, and where they were."""
+        return node.op == "call_module" and getattr(self.layers[str(node.target)], "return_indices", False)
+
+    def sources(self, node: fx.Node) -> list[fx.Node]:
+        """Return the maps whose values a step reads; of what a crop is measured by it reads none."""
+        measured = node.op == "call_module" and isinstance(self.layers[str(node.target)], CropLike)
+        return [node.all_input_nodes[0]] if measured else node.all_input_nodes
+
+    def _size(self, node: fx.Node, axis: int, lengths: list[int]) -> int | None:
+        """Return the length of a map from those it is made of, or None if they do not fit."""
+        rule = self.geometry[node][axis]
+        if isinstance(rule, Moved):
+            return lengths[-1] if lengths[-1] <= rule.size(lengths[0]) else None
+        size = rule.size(lengths[0])
+        return size if size >= 1 and len(set(lengths)) == 1 else None
 
     def _check_channels_joined(self, node: fx.Node) -> None:
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
@@ -164,7 +206,7 @@ class Walk:
         for node in self.nodes:
             if node in found or not node.all_input_nodes:
                 continue
-            places = [found[source] for source in node.all_input_nodes]
+            places = [found[source] for source in self.sources(node)]
             rate, origin = places[0]
             if any(other != rate for other, _ in places):
                 raise NoRuleError(f"the maps joined at {node.name} differ in resolution")
@@ -181,9 +223,8 @@ class Walk:
         for node in self.nodes:
             if node in found or not node.all_input_nodes:
                 continue
-            lengths = {found[source] for source in node.all_input_nodes}
-            size = self.geometry[node][axis].size(lengths.pop())
-            if lengths or size < 1:
+            size = self._size(node, axis, [found[source] for source in node.all_input_nodes])
+            if size is None:
                 return None
             found[node] = size
         return found
@@ -201,7 +242,7 @@ class Walk:
             if node not in wanted or node.op == "output":
                 continue
             need = self.geometry[node][axis].needs(wanted[node])
-            for source in node.all_input_nodes:
+            for source in self.sources(node):
                 first, last = need if sizes is None else clipped(need, sizes[source])
                 old = wanted.get(source, (first, last))
                 wanted[source] = min(old[0], first), max(old[1], last)
@@ -212,14 +253,20 @@ def _stride(positions: dict[fx.Node, tuple[Fraction, Fraction | None]]) -> int:
     return math.lcm(*(rate.numerator for rate, _ in positions.values()))
 
 
-def _ample(stride: int, before: int) -> int:
-    """Return an output length at which the borders do not meet; sizes repeat with the stride."""
-    return stride * (4 + (2 * before) // stride)
+def _ample(walk: Walk, axis: int, stride: int, before: int) -> int:
+    """Return an output length at which the borders do not meet; sizes repeat with the stride.
+
+    It is longer where an unpadded layer, for whose loss another makes up, needs more pixels than that.
+    """
+    length = stride * (4 + (2 * before) // stride)
+    while not before and walk.sizes(axis, length) is None and length < 64 * stride:
+        length *= 2
+    return length
 
 
 def _lost_after(walk: Walk, axis: int, stride: int, before: int) -> int:
     """Return how much must be added after a padded image for a full output."""
-    length = _ample(stride, before)
+    length = _ample(walk, axis, stride, before)
     for extra in range(2 * before + 2 * stride + 1):
         sizes = walk.sizes(axis, before + length + extra)
         if sizes and sizes[walk.output] >= length:
@@ -233,7 +280,7 @@ def _reach(walk: Walk, axis: int, stride: int, border: Interval) -> tuple[Fracti
     No map on the way may be asked for more than the tile has of it: there
     the tile would pad, or have cut, what the whole image still has.
     """
-    length = _ample(stride, border[0])
+    length = _ample(walk, axis, stride, border[0])
     sizes = walk.sizes(axis, border[0] + length + border[1])
     assert sizes is not None  # it is the length that _lost_after found
     positions = walk.positions(axis)
@@ -246,7 +293,7 @@ def _reach(walk: Walk, axis: int, stride: int, border: Interval) -> tuple[Fracti
 
 
 def _border(walk: Walk, axis: int, stride: int, origin: Fraction | None) -> Interval:
-    length = _ample(stride, 0)
+    length = _ample(walk, axis, stride, 0)
     sizes = walk.sizes(axis, length)
     if sizes and sizes[walk.output] == length:
         return 0, 0

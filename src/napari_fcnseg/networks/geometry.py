@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from napari_fcnseg.networks.layers import Crop
+from napari_fcnseg.networks.layers import ChannelSlice, Crop, CropLike
+from napari_fcnseg.networks.upsampling import BilinearUpsampling
 
 Interval = tuple[int, int]
 
@@ -184,6 +185,27 @@ class Magnified:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """A window that begins at `offset`; how long it is, another map says."""
+
+    offset: int
+    rate: Fraction = Fraction(1)
+
+    @property
+    def shift(self) -> Fraction:
+        """Where output pixel 0 lies."""
+        return Fraction(self.offset)
+
+    def needs(self, out: Interval) -> Interval:
+        """Return the interval moved by the offset."""
+        return out[0] + self.offset, out[1] + self.offset
+
+    def size(self, length: int) -> int:
+        """Return what is left behind the offset, at most which the window can have."""
+        return length - self.offset
+
+
+@dataclass(frozen=True)
 class Cut:
     """Removal of a fixed margin at both ends."""
 
@@ -207,6 +229,7 @@ class Cut:
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+MAX_UNPOOLS = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d)
 MEAN_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 GLOBAL_NORMS = (nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -218,7 +241,7 @@ GLOBAL = (
 POINTWISE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish,
     nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softplus, nn.LocalResponseNorm, nn.Dropout, nn.Dropout1d,
-    nn.Dropout2d, nn.Dropout3d,
+    nn.Dropout2d, nn.Dropout3d, ChannelSlice,
 )  # fmt: skip
 
 
@@ -271,6 +294,19 @@ def _upsample(layer: nn.Upsample, ndim: int) -> list[Geometry]:
     return [Magnified(factor, linear=layer.mode != "nearest") for factor in factors]
 
 
+def _unpool(layer: Any, ndim: int) -> list[Geometry]:
+    sides = [_per_axis(value, ndim) for value in (layer.kernel_size, layer.stride, layer.padding)]
+    if sides[0] != sides[1] or any(sides[2]):
+        raise NoRuleError("unpooling of windows that overlap or are padded has no rule")
+    # Whatever place its switch names, a value stays within its window.
+    return [Magnified(factor, linear=False) for factor in sides[0]]
+
+
+def looks_at_whole_image(layer: nn.Module) -> bool:
+    """Tell whether a layer of ours says so of itself."""
+    return bool(getattr(layer, "looks_at_whole_image", False))
+
+
 def check_bounded(layer: nn.Module) -> None:
     """Raise if a layer looks at the whole image or at the statistics of the batch.
 
@@ -279,7 +315,7 @@ def check_bounded(layer: nn.Module) -> None:
     WholeImageError
         With the name of the layer.
     """
-    if isinstance(layer, GLOBAL):
+    if isinstance(layer, GLOBAL) or looks_at_whole_image(layer):
         raise WholeImageError(f"{type(layer).__name__} looks at the whole image")
     if isinstance(layer, BATCH_NORMS) and layer.running_mean is None:
         raise WholeImageError(f"{type(layer).__name__} without running statistics looks at the whole batch")
@@ -322,8 +358,14 @@ def layer_geometry(layer: nn.Module, ndim: int) -> list[Geometry]:
         return _mean_pool(layer, ndim)
     if isinstance(layer, nn.Upsample):
         return _upsample(layer, ndim)
+    if isinstance(layer, BilinearUpsampling):
+        return [Magnified(layer.factor, linear=True)] * ndim
+    if isinstance(layer, MAX_UNPOOLS):
+        return _unpool(layer, ndim)
+    if isinstance(layer, CropLike):
+        return [Moved(layer.offset)] * ndim
     if isinstance(layer, Crop):
         return [Cut(layer.margin)] * ndim
-    if isinstance(layer, (*POINTWISE, *BATCH_NORMS, *GLOBAL_NORMS)):
+    if isinstance(layer, (*POINTWISE, *BATCH_NORMS, *GLOBAL_NORMS)) or looks_at_whole_image(layer):
         return [Same()] * ndim
     raise NoRuleError(f"{type(layer).__name__} has no rule in napari_fcnseg.networks.geometry")

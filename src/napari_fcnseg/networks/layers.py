@@ -1,4 +1,4 @@
-"""Layers by number of spatial axes, and the two that torch lacks.
+"""Layers by number of spatial axes, and those that torch lacks.
 
 Networks are assembled from these so that the receptive field can be derived
 by walking the layers (see :mod:`napari_fcnseg.networks.field`).
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from napari_fcnseg._shared.errors import NetworkError, nearest_name
+from napari_fcnseg.networks.checks import check_choice
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -25,15 +25,6 @@ Norm = Literal["batch", "group", "instance", "none"]
 Up = Literal["transpose", "nearest", "linear"]
 NORMS: tuple[str, ...] = ("batch", "group", "instance", "none")
 UPS: tuple[str, ...] = ("transpose", "nearest", "linear")
-
-
-def check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise when `value` is not one of `allowed`, naming the nearest."""
-    if value not in allowed:
-        raise NetworkError(
-            f"{option}={value!r} is not known; allowed are {', '.join(map(repr, allowed))}."
-            f"{nearest_name(str(value), allowed)}"
-        )
 
 
 def normalisation(norm: str, channels: int, ndim: int) -> nn.Module:
@@ -109,3 +100,57 @@ class Crop(nn.Module):
     def extra_repr(self) -> str:
         """Show the margin in the printed network."""
         return f"margin={self.margin}"
+
+
+class CropLike(nn.Module):
+    """Cut a window out of a map, as large as another map: Caffe's crop layer.
+
+    Parameters
+    ----------
+    offset : int
+        Where the window begins, on every spatial axis.
+    """
+
+    def __init__(self, offset: int) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Return the window of ``x``, shape ``(n, c, *spatial)``; of ``like`` only the size counts."""
+        for axis in range(2, x.ndim):
+            x = x.narrow(axis, self.offset, like.shape[axis])
+        return x
+
+    def extra_repr(self) -> str:
+        """Show the offset in the printed network."""
+        return f"offset={self.offset}"
+
+
+class ChannelSlice(nn.Module):
+    """Pass on some of the channels.
+
+    Parameters
+    ----------
+    start, stop : int
+        Half-open interval of channels.
+    """
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return channels ``start`` to ``stop`` of ``x``, shape ``(n, c, *spatial)``."""
+        return x[:, self.start : self.stop]
+
+    def extra_repr(self) -> str:
+        """Show the channels in the printed network."""
+        return f"{self.start}, {self.stop}"
+
+
+class ResponseNorm(nn.LocalResponseNorm):
+    """Response normalisation that takes bfloat16 on the processor too, which torch's does not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalised map, same shape and dtype."""
+        return super().forward(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)

@@ -8,6 +8,7 @@ those of the whole map, and the work of the halo shrinks from layer to layer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from napari_fcnseg.networks.geometry import (
     Window,
     clipped,
 )
-from napari_fcnseg.networks.layers import Crop
+from napari_fcnseg.networks.layers import Crop, CropLike
 
 _CONV = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -90,12 +91,12 @@ class ProgressiveNetwork:
         """Return the box `keep` of the network's output for ``x``, shape ``(n, c, *spatial)``."""
         boxes, extents = self.boxes(x.shape[2:], keep)
         maps = {self.walk.input: cut(x, extents[self.walk.input], boxes[self.walk.input])}
-        left = {node: len(node.users) for node in boxes}
+        left = Counter(source for node in boxes for source in self.walk.sources(node))
         for node in self.walk.nodes:
             if node in maps or node not in boxes:
                 continue
             maps[node] = self._compute(node, maps, boxes, extents)
-            for source in node.all_input_nodes:
+            for source in self.walk.sources(node):
                 left[source] -= 1
                 if not left[source]:
                     del maps[source]  # frees it before the next, larger map is made
@@ -109,7 +110,7 @@ class ProgressiveNetwork:
             parts = {source: cut(maps[source], boxes[source], boxes[node]) for source in node.all_input_nodes}
             args = fx.map_arg(node.args, parts.__getitem__)
             return node.target(*args, **fx.map_arg(node.kwargs, parts.__getitem__))  # type: ignore[operator,no-any-return]
-        layer, (source,) = self.walk.layers[str(node.target)], node.all_input_nodes
+        layer, (source,) = self.walk.layers[str(node.target)], self.walk.sources(node)
         return self._layer(layer, node, maps[source], boxes[source], extents[source], boxes[node])
 
     def _layer(
@@ -129,7 +130,7 @@ class ProgressiveNetwork:
                 (side[0] * r.factor, side[1] * r.factor) for r, side in zip(rules, inside, strict=True)
             )
             return cut(layer.forward(x), large, out)
-        if isinstance(layer, Crop):
+        if isinstance(layer, Crop | CropLike):
             return x
         return layer.forward(x)  # type: ignore[no-any-return]
 

@@ -12,10 +12,11 @@ from torch import nn
 
 from napari_fcnseg._shared.errors import TilingError
 from napari_fcnseg._shared.protocols import Box, Margins
+from napari_fcnseg.networks.anysize import AnySize, mirrored
 from napari_fcnseg.networks.field import TRACING, Field, derive_field
 from napari_fcnseg.networks.folding import folded
 from napari_fcnseg.networks.footprint import bytes_per_pixel
-from napari_fcnseg.networks.geometry import WholeImageError, check_bounded
+from napari_fcnseg.networks.geometry import MAX_UNPOOLS, WholeImageError, check_bounded
 from napari_fcnseg.networks.progressive import ProgressiveNetwork, cut
 
 
@@ -38,6 +39,9 @@ class NetworkSegmenter:
         Where scores are computed.
     dtype : torch.dtype
         ``torch.float32`` or ``torch.bfloat16``; scores come out as float32.
+        A network with switches (DeconvNet, SegNet) is run in float32 in any
+        case: rounded to bfloat16 the largest of a window is often another
+        pixel, and the switch would put values elsewhere.
 
     Raises
     ------
@@ -63,14 +67,16 @@ class NetworkSegmenter:
         self.in_channels, self.out_channels, self.ndim = in_channels, out_channels, ndim
         derived = derive_field(network, ndim)
         self.field = _with_override(network, derived, halo, stride, ndim)
-        self.progressive = derived.exact
+        self.float32_only = any(isinstance(m, MAX_UNPOOLS) for m in network.modules())
+        # A switch names a place in the whole map, not in a box of it.
+        self.progressive = derived.exact and not self.float32_only
         # Every device and precision runs what the network was now, whatever becomes of it.
         self._folded = folded(network)
         self._place(torch.device(device), dtype)
 
     def _place(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        running = copy.deepcopy(self._folded).to(device=device, dtype=dtype)
+        self.device, self.dtype = device, torch.float32 if self.float32_only else dtype
+        running = copy.deepcopy(self._folded).to(device=device, dtype=self.dtype)
         layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(self.ndim)
         self._running = running.to(memory_format=layout) if layout else running  # type: ignore[call-overload]
         self._progressive = ProgressiveNetwork(self._running, self.ndim) if self.progressive else None
@@ -120,6 +126,25 @@ class NetworkSegmenter:
             return nullcontext()
         return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
+    @property
+    def _proper(self) -> Any:
+        """The network without its mirroring, as a plan with its stride and border pads the image once."""
+        network: Any = self._running
+        planned = isinstance(network, AnySize) and self.stride == (network.step,) * self.ndim
+        return network.scores if planned else network
+
+    def _large_enough(self, x: torch.Tensor) -> torch.Tensor:
+        """Mirror a batch up to the least size; tiles have their halo, so it is an image as small as that."""
+        network = self._running
+        least = network.smallest + sum(network.margin) if isinstance(network, AnySize) else 1
+        for axis, length in enumerate(x.shape[2:], start=2):
+            x = mirrored(x, axis, 0, max(least - length, 0))
+        return x
+
+    def _everything(self, shape: torch.Size) -> Box:
+        """Return the box of the scores of a batch of this shape."""
+        return tuple((0, n - sum(lost)) for n, lost in zip(shape, self.border, strict=True))
+
     @torch.inference_mode()
     def predict(self, batch: torch.Tensor, keep: Box | None = None) -> torch.Tensor:
         """Return scores of a batch ``(n, in_channels, *spatial)``, float32, on the device.
@@ -131,7 +156,7 @@ class NetworkSegmenter:
         keep : Box, optional
             The box of the output to return; all of it by default.
         """
-        x = batch.to(device=self.device, dtype=self.dtype)
+        x = self._large_enough(batch.to(device=self.device, dtype=self.dtype))
         if self.ndim in (2, 3):
             layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
             x = x.contiguous(memory_format=layout)
@@ -139,10 +164,9 @@ class NetworkSegmenter:
             with self._full_float32():
                 return self._progressive(x, keep).float()
         with TRACING, self._full_float32():
-            scores: torch.Tensor = self._running(x)
-        if keep is None:
-            return scores.float()
-        return cut(scores, tuple((0, n) for n in scores.shape[2:]), keep).float()
+            scores: torch.Tensor = self._proper(x)
+        have = tuple((0, n) for n in scores.shape[2:])
+        return cut(scores, have, keep or self._everything(batch.shape[2:])).float()
 
 
 def _pairs(name: str, value: Any, ndim: int) -> Margins:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from napari_fcnseg._shared.errors import NetworkError
+from napari_fcnseg.networks.anysize import AnySize
+from napari_fcnseg.networks.checks import check_axes, check_counts, check_rates
 from napari_fcnseg.networks.layers import CONV, MAX_POOL, ConvBlock, Crop, upsampling
 
 
-class UNet(nn.Module):
+class UNet(AnySize):
     """Encoder and decoder joined by skip connections at every level.
 
     Use :func:`build_unet` or :func:`build_unet_valid`, which check their options.
@@ -56,7 +57,11 @@ class UNet(nn.Module):
         padding: int,
         dropout: float,
     ) -> None:
-        super().__init__()
+        # One pixel at the deepest level has no statistics.
+        least = 2 ** (depth + 1) if norm in ("group", "instance") else 1
+        margin = (0, 0) if padding else lost_border(depth)
+        super().__init__(step=2**depth, margin=margin, smallest=least)
+        self.padding = padding
         widths = [base_channels * 2**level for level in range(depth + 1)]
         entries = [in_channels, *widths]
         margins = [0] * depth if padding else skip_margins(depth)
@@ -73,6 +78,10 @@ class UNet(nn.Module):
         self.head = CONV[ndim](base_channels, classes, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return scores ``(n, classes, *spatial)``, smaller than the image where it is unpadded."""
+        return super().forward(x) if self.padding else self.scores(x)
+
+    def scores(self, x: torch.Tensor) -> torch.Tensor:
         """Return scores ``(n, classes, *spatial)`` of images ``(n, in_channels, *spatial)``."""
         skips = []
         for encode, drop, pool in zip(self.encoder, self.drop, self.pool, strict=False):
@@ -99,6 +108,16 @@ def skip_margins(depth: int) -> list[int]:
     return margins[::-1][:depth]
 
 
+def lost_border(depth: int) -> tuple[int, int]:
+    """Return what an unpadded U-Net needs before and after, for an output of a multiple of its stride.
+
+    It loses as much on both sides, and takes lengths ``n`` of ``n + 4`` a
+    multiple of the stride only: 572 in, 388 out, but 400 + 92 + 96 for 400.
+    """
+    before = skip_margins(depth)[0] + 4
+    return before, before + (-4 - 2 * before) % 2**depth
+
+
 def initialise(network: nn.Module) -> None:
     """Draw every convolution from N(0, sqrt(2 / N)), N its inputs per output value (paper, section 3).
 
@@ -120,23 +139,10 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _check_sizes(**values: int) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise NetworkError(f"{name}={value!r} is not possible; give a whole number of at least 1.")
-
-
 def _build(in_channels: int, classes: int, *, ndim: int, depth: int, base_channels: int, **rest: Any) -> UNet:
-    _check_sizes(
-        in_channels=in_channels, classes=classes, ndim=ndim, depth=depth, base_channels=base_channels
-    )
-    if ndim not in (1, 2, 3):
-        raise NetworkError(f"ndim={ndim!r} is not possible; a U-Net has 1, 2 or 3 spatial axes.")
-    dropout = rest["dropout"]
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise NetworkError(
-            f"dropout={dropout!r} is not possible; give a rate from 0 up to, not including, 1."
-        )
+    check_counts(in_channels=in_channels, classes=classes, depth=depth, base_channels=base_channels)
+    check_axes(ndim, "a U-Net")
+    check_rates(dropout=rest["dropout"])
     network = UNet(in_channels, classes, ndim=ndim, depth=depth, base_channels=base_channels, **rest)
     initialise(network)
     return network
