@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from typing import Any
 
 import pytest
 import torch
+from tests.networks.cases import CASES, EXACT, Case, is_exact, is_progressive, named
 from tests.networks.impulse import check_field
 from tests.networks.tiled import (
     BFLOAT16_TOLERANCE,
     FLOAT32_TOLERANCE,
+    inside,
     noise,
     plan_for,
+    proper,
     run_tiled,
     run_whole,
     unsettled,
@@ -21,30 +23,12 @@ from tests.networks.tiled import (
 )
 from torch import nn
 
-from napari_fcnseg.networks import NETWORKS, NetworkSegmenter, build_network, derive_field
+from napari_fcnseg.networks import NETWORKS, NetworkSegmenter, build_network, derive_field, list_networks
+from napari_fcnseg.networks.anysize import AnySize, mirrored
 from napari_fcnseg.tiling.plan import round_up
 
 CHANNELS, CLASSES = 2, 3
-
-SMALL: dict[str, list[dict[str, Any]]] = {
-    "unet": [
-        {"depth": 2, "base_channels": 2},
-        {"depth": 1, "base_channels": 2, "up": "linear", "norm": "none"},
-        {"depth": 3, "base_channels": 2, "up": "nearest", "dropout": 0.3},
-        {"depth": 2, "base_channels": 2, "norm": "group"},
-        {"depth": 2, "base_channels": 2, "norm": "instance"},
-    ],
-    "unet_valid": [{"depth": 1, "base_channels": 2}, {"depth": 2, "base_channels": 2}],
-}
-"""Options that keep the tests fast; a network that is not here is tested as it is built by default."""
-
-Case = tuple[str, int, dict[str, Any]]
-CASES: list[Case] = [
-    (name, ndim, options)
-    for name in NETWORKS
-    for ndim, options in itertools.product((1, 2, 3), SMALL.get(name, [{}]))
-]
-EXACT = [case for case in CASES if case[2].get("norm") not in ("group", "instance")]
+BFLOAT16_CLOSE = 0.05
 
 
 def network_of(case: Case) -> nn.Module:
@@ -61,15 +45,15 @@ def segmenter_of(case: Case, dtype: torch.dtype = torch.float32) -> NetworkSegme
 
 
 def input_of(case: Case, seed: int = 0) -> torch.Tensor:
-    """Return the smallest batch of two images that the network takes on two strides."""
-    field = derive_field(network_of(case), case[1])
-    shape = [2 * step + sum(lost) for step, lost in zip(field.stride, field.border, strict=True)]
+    """Return a batch of two images of the smallest size that spans two strides of the network proper."""
+    network = network_of(case)
+    if isinstance(network, AnySize):
+        length = max(2 * network.step + network.offset, network.smallest) + sum(network.margin)
+        shape = [length] * case[1]
+    else:
+        field = derive_field(network, case[1])
+        shape = [2 * step + sum(lost) for step, lost in zip(field.stride, field.border, strict=True)]
     return torch.randn(2, CHANNELS, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def named(case: Case) -> str:
-    options = "-".join(str(value) for value in case[2].values())
-    return f"{case[0]}-{case[1]}d-{options}"
 
 
 every = pytest.mark.parametrize("case", CASES, ids=named)
@@ -84,20 +68,47 @@ def test_every_builder_takes_the_same_first_words() -> None:
 
 @every
 def test_class_count_and_size(case: Case) -> None:
+    network, x = network_of(case), input_of(case)
     with torch.inference_mode():
-        scores = network_of(case)(input_of(case))
-    field = derive_field(network_of(case), case[1])
+        scores = proper(network)(x)
+    lost = [sum(pair) for pair in derive_field(network, case[1]).border]
     assert scores.shape[:2] == (2, CLASSES)
-    assert all(n >= 2 * step for n, step in zip(scores.shape[2:], field.stride, strict=True))
+    assert all(n >= have - less for n, have, less in zip(scores.shape[2:], x.shape[2:], lost, strict=True))
     assert scores.isfinite().all()
     # Each class has weights of its own.
     assert scores.std(dim=1).min() > 0
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c[0] != "unet_valid"], ids=named)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 9, 3), (33, 17, 5)], ids=str)
+@torch.inference_mode()
+def test_any_size_gives_scores_of_just_that_size(case: Case, shape: tuple[int, ...]) -> None:
+    shape = shape[: case[1]]
+    network, x = network_of(case), torch.from_numpy(noise(CHANNELS, shape))[None]
+    scores = network(x)
+    assert scores.shape == (1, CLASSES, *shape)
+    # The mirrored rows and columns belong to the image: scores of a fitting size are left alone.
+    if isinstance(network, AnySize) and not sum(network.margin):
+        fitting = x
+        for axis, length in enumerate(shape, start=2):
+            fitting = mirrored(fitting, axis, 0, network.fitting(length) - length)
+        assert torch.equal(network.scores(fitting)[inside(tuple((0, n) for n in shape))], scores)
+
+
+@every
+def test_what_a_network_says_of_its_sizes_is_what_its_layers_say(case: Case) -> None:
+    network = network_of(case)
+    if is_exact(case):
+        assert isinstance(network, AnySize)
+        field = derive_field(network, case[1])
+        assert field.stride == (network.step,) * case[1]
+        assert field.border == (network.margin,) * case[1]
+
+
 @every
 def test_the_gradient_reaches_every_weight(case: Case) -> None:
     network = network_of(case).train()
-    network(input_of(case)).square().sum().backward()
+    proper(network)(input_of(case)).square().sum().backward()  # type: ignore[no-untyped-call]
     first = next(iter(network.parameters()))
     assert first.grad is not None
     assert first.grad.abs().max() > 0
@@ -132,9 +143,9 @@ def test_weights_survive_saving(case: Case, tmp_path: Any) -> None:
 @every
 def test_exact_or_a_reason(case: Case) -> None:
     segmenter = segmenter_of(case)
-    assert segmenter.exact_tiling == (case in EXACT)
+    assert segmenter.exact_tiling == is_exact(case)
     assert bool(segmenter.inexact_reason) != segmenter.exact_tiling
-    assert segmenter.progressive == segmenter.exact_tiling
+    assert segmenter.progressive == is_progressive(case)
 
 
 @exact
@@ -208,5 +219,28 @@ def test_tiles_of_any_size_give_the_same_scores(case: Case) -> None:
 def test_the_whole_is_the_network_itself(case: Case) -> None:
     """Folding, memory layout and precision aside, a segmenter adds nothing."""
     with torch.inference_mode():
-        expected = network_of(case)(input_of(case))
+        expected = proper(network_of(case))(input_of(case))
     assert worst(segmenter_of(case).predict(input_of(case)), expected) <= FLOAT32_TOLERANCE
+
+
+@every
+def test_bfloat16_is_close_to_float32(case: Case) -> None:
+    coarse = segmenter_of(case, torch.bfloat16).predict(input_of(case))
+    assert worst(coarse, segmenter_of(case).predict(input_of(case))) <= BFLOAT16_CLOSE
+
+
+@every
+@torch.inference_mode()
+def test_the_layout_in_memory_changes_nothing(case: Case) -> None:
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(case[1])
+    if layout is None:
+        pytest.skip("one axis has one layout")
+    network, x = network_of(case), input_of(case)
+    expected = network(x)
+    network = network.to(memory_format=layout)  # type: ignore[call-overload]
+    assert worst(network(x.contiguous(memory_format=layout)), expected) <= FLOAT32_TOLERANCE
+
+
+def test_every_network_is_listed() -> None:
+    assert list_networks() == sorted(NETWORKS)
+    assert {case[0] for case in CASES} == set(NETWORKS)

@@ -10,10 +10,43 @@ from typing import Any
 from torch import nn
 
 from napari_fcnseg._shared.errors import NetworkError, nearest_name
+from napari_fcnseg.networks.deconvnet import build_deconvnet
+from napari_fcnseg.networks.dilated import build_dilated, build_dilated_frontend
+from napari_fcnseg.networks.fcn import build_fcn8s, build_fcn8s_at_once, build_fcn16s, build_fcn32s
+from napari_fcnseg.networks.fcn_resnet import build_fcn_resnet
+from napari_fcnseg.networks.pspnet import build_pspnet
 from napari_fcnseg.networks.unet import build_unet, build_unet_valid
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": build_unet, "unet_valid": build_unet_valid}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "deconvnet": build_deconvnet,
+    "dilated": build_dilated,
+    "dilated_frontend": build_dilated_frontend,
+    "fcn16s": build_fcn16s,
+    "fcn32s": build_fcn32s,
+    "fcn8s": build_fcn8s,
+    "fcn8s_at_once": build_fcn8s_at_once,
+    "fcn_resnet": build_fcn_resnet,
+    "pspnet": build_pspnet,
+    "unet": build_unet,
+    "unet_valid": build_unet_valid,
+}
 """Builder of every network by name."""
+
+
+def list_networks() -> list[str]:
+    """Return the names of all networks that :func:`build_network` takes.
+
+    Returns
+    -------
+    list of str
+        In alphabetical order.
+
+    Examples
+    --------
+    >>> "unet" in list_networks()
+    True
+    """
+    return sorted(NETWORKS)
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
@@ -41,7 +74,7 @@ def build_network(name: str, *, in_channels: int, classes: int, ndim: int = 2, *
     Parameters
     ----------
     name : str
-        ``"unet"`` or ``"unet_valid"``; see :data:`NETWORKS`.
+        One of :func:`list_networks`, such as ``"unet"``.
     in_channels : int
         Channels of the image.
     classes : int
