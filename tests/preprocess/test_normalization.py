@@ -251,3 +251,27 @@ def test_the_record_of_a_transform_is_plain_data() -> None:
     record = decide_transform(histology(), DEFAULT, 1).to_dict()
     assert json.loads(json.dumps(record))["rendering"]["name"] == "haematoxylin-dab"
     assert set(record) == {"rendering", "offset", "scale", "constant"}
+
+
+def test_standard_is_mean_and_deviation_of_each_channel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 60000, (2, 999), np.uint16)
+    found = decide_transform(pixels, Normalization("standard"), 2)
+    assert_allclose(found.offset, pixels.mean(1))
+    assert_allclose(found.scale, pixels.std(1))
+    even = decide_transform(np.full((1, 9), 7), Normalization("standard"), 1)
+    assert (even.offset, even.scale) == ((7.0,), (1.0,))
+
+
+@pytest.mark.parametrize("method", ["standard", "percentile"])
+def test_channels_taken_together_share_one_rule(method: str) -> None:
+    pixels = np.random.default_rng(0).uniform(0, 9, (3, 999)) * [[1], [2], [3]]
+    found = decide_transform(pixels, Normalization(method, together=True, eps=0.5), 3)
+    one = decide_transform(pixels.reshape(1, -1), Normalization(method), 1)
+    assert_allclose(found.offset, one.offset * 3)
+    assert_allclose(found.scale, np.array(one.scale * 3) + 0.5)
+
+
+@pytest.mark.parametrize("asked", [{"eps": -1.0}, {"eps": float("nan")}, {"together": "yes"}])
+def test_eps_and_together_that_cannot_be(asked: Any) -> None:
+    with pytest.raises(InputError, match="eps"):
+        Normalization.resolve(asked, DEFAULT)

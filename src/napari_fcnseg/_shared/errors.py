@@ -15,6 +15,7 @@ caller would catch anyway::
     ├── OutputExistsError (FileExistsError)  would overwrite, and was not told to
     ├── DeviceError (RuntimeError)           a device that is not there
     ├── LabelOverflowError (OverflowError)   more objects than the label type holds
+    ├── MissingPackageError (ImportError)    an optional package is not installed
     └── Cancelled                            the user stopped the run
 """
 
@@ -70,6 +71,10 @@ class DeviceError(FcnsegError, RuntimeError):
 
 class LabelOverflowError(FcnsegError, OverflowError):
     """There are more objects than the label type can number."""
+
+
+class MissingPackageError(FcnsegError, ImportError):
+    """An optional package that this needs is not installed."""
 
 
 class Cancelled(FcnsegError):  # noqa: N818 - to be stopped is no error

@@ -16,7 +16,7 @@ from napari_fcnseg.models.record import ModelClass, ModelRecord, OutputMap
 from napari_fcnseg.networks.segmenter import NetworkSegmenter
 from napari_fcnseg.preprocess.normalization import Normalization
 
-_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def make_model(record: ModelRecord, network: nn.Module, *, copyable: bool = True
     return Model(record, network, segmenter, copyable)
 
 
-def _first_convolution(network: nn.Module) -> tuple[int, int]:
+def first_convolution(network: nn.Module) -> tuple[int, int]:
     """Return the number of input channels and spatial axes."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -107,7 +107,7 @@ def _class_list(classes: int | Sequence[str] | Mapping[int, str]) -> tuple[Model
     if not names:
         raise ModelError("classes is empty; name at least one class besides the background.")
     return tuple(
-        ModelClass(value, name, _COLOURS[i % len(_COLOURS)]) for i, (value, name) in enumerate(names.items())
+        ModelClass(value, name, COLOURS[i % len(COLOURS)]) for i, (value, name) in enumerate(names.items())
     )
 
 
@@ -166,7 +166,7 @@ def as_model(
     >>> model.segmenter.halo
     ((96, 96), (96, 96))
     """
-    in_channels, ndim = _first_convolution(network)
+    in_channels, ndim = first_convolution(network)
     listed = _class_list(classes)
     maps = (OutputMap("background", value=0), *(OutputMap(c.name, value=c.value) for c in listed))
     record = ModelRecord(

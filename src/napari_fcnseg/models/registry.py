@@ -9,6 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from napari_fcnseg._shared.errors import ModelError, UnknownModelError, nearest_name
+from napari_fcnseg.models.bioimageio.package import Package, find_description
+from napari_fcnseg.models.bioimageio.reading import read_package
 from napari_fcnseg.models.files import CARD, WEIGHTS, card_path, read_model, read_record, verify
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.record import ModelRecord
@@ -85,14 +87,24 @@ def verify_model(name: str) -> ModelRecord:
     return verify(model_folder(name))
 
 
-def load_model(model: str | Path | Model) -> Model:
+@functools.lru_cache(maxsize=8)
+def _cached_package(path: Path, trust_code: bool, _state: tuple[tuple[str, int, int], ...]) -> Model:
+    return read_package(path, trust_code=trust_code)
+
+
+def load_model(model: str | Path | Model, *, trust_code: bool = False) -> Model:
     """Return a model ready to run.
 
     Parameters
     ----------
     model : str, Path or Model
         A name such as ``"nuclei"`` or ``"nuclei@1"``, the path of a folder or
-        card, or a model itself.
+        card, of a package of the BioImage Model Zoo (its folder,
+        ``bioimageio.yaml`` or zip), or a model itself.
+    trust_code : bool
+        Let a package's own Python code build its network, where the package
+        holds no weights that do without. Only for packages from people whom
+        you would let run programs on this computer; no other function ever does.
 
     Returns
     -------
@@ -106,6 +118,8 @@ def load_model(model: str | Path | Model) -> Model:
         For a name that is not known.
     ModelFileError
         For a file that is damaged or foreign.
+    MissingPackageError
+        For a package of the BioImage Model Zoo without the extra ``bioimageio``.
     ModelError
         For an object that is no model.
 
@@ -128,10 +142,14 @@ def load_model(model: str | Path | Model) -> Model:
     folder = Path(model).expanduser() if is_path(model) else model_folder(str(model))
     # Absolute: the same relative path is another model after a change of folder.
     card = card_path(folder).resolve()
+    package = None if card.is_file() and card.name == CARD else find_description(folder)
+    if package is not None:
+        package = package.resolve()
+        return _cached_package(package, trust_code, Package(package).state())
     return _cached(card, _state(card))
 
 
 def is_path(model: str | Path) -> bool:
-    """Tell whether a model is given by a path: a Path, or a text with a slash or ending in .json."""
+    """Tell whether a model is given by a path: a Path, or a text with a slash or such a file's ending."""
     # A name never silently becomes a folder that happens to stand around.
-    return isinstance(model, Path) or bool(re.search(r"[\\/]|\.json$", model))
+    return isinstance(model, Path) or bool(re.search(r"[\\/]|\.(json|ya?ml|zip)$", model))

@@ -28,7 +28,7 @@ def _first(y: torch.Tensor, axis: int, length: int | torch.SymInt) -> torch.Tens
     if isinstance(length, int):
         return y.narrow(axis, 0, length)
     # Unlike a slice, this leaves an export no question whether there is anything to cut.
-    return y.index_select(axis, torch.arange(int(length), device=y.device))
+    return y.index_select(axis, torch.arange(length, device=y.device))  # type: ignore[call-overload]
 
 
 class AnySize(nn.Module):

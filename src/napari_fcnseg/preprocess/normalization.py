@@ -22,7 +22,7 @@ from napari_fcnseg.preprocess.stains import (
     render,
 )
 
-METHODS = ("percentile", "fixed", "none")
+METHODS = ("percentile", "standard", "fixed", "none")
 _STAIN_RULES = {
     "haematoxylin": haematoxylin,
     "haematoxylin-dab": haematoxylin_dab,
@@ -39,9 +39,10 @@ class Normalization:
 
     Parameters
     ----------
-    method : {"percentile", "fixed", "none"}
+    method : {"percentile", "standard", "fixed", "none"}
         ``"percentile"``: the percentiles `low` and `high` of each channel become
-        0 and 1. ``"fixed"``: subtract `offset` and divide by `scale`.
+        0 and 1. ``"standard"``: each channel gets mean 0 and standard deviation 1.
+        ``"fixed"``: subtract `offset` and divide by `scale`.
         ``"none"``: pixels are taken as they are.
     low, high : float
         Percentiles, 0 to 100.
@@ -54,6 +55,10 @@ class Normalization:
         haematoxylin, half luminance), ``"luminance"``, ``"inverted luminance"``.
         ``"auto"`` takes luminance if the background is dark; if it is bright,
         haematoxylin-dab where a brown stain is present and else the nuclear stain.
+    together : bool
+        Take percentiles, or mean and deviation, over all channels together.
+    eps : float
+        Added to what is divided by, where others do so: 0 or more.
     """
 
     method: str = "percentile"
@@ -62,6 +67,8 @@ class Normalization:
     offset: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     colour: str = "auto"
+    together: bool = False
+    eps: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, METHODS)
@@ -69,6 +76,11 @@ class Normalization:
         _check_numbers("percentiles", (self.low, self.high))
         _check_numbers("offsets", self.offset)
         _check_numbers("scales", self.scale)
+        _check_numbers("eps", (self.eps,))
+        if self.together not in (True, False) or self.eps < 0:
+            raise InputError(
+                f"together is {self.together!r} and eps {self.eps}; give True or False, and 0 or more."
+            )
         if not 0 <= self.low < self.high <= 100:
             raise InputError(f"percentiles {self.low} and {self.high} are not in order between 0 and 100.")
         fits = len(self.offset) == len(self.scale) > 0 and 0 not in self.scale
@@ -214,9 +226,10 @@ def decide_transform(sample: NDArray[Any], normalization: Normalization, in_chan
         offset, scale = _per_channel(normalization, in_channels)
         return PixelTransform(rendering, offset, scale, constant)
     values = sample if rendering is None else render(sample, rendering)[None]
-    ranges = [_value_range(channel, normalization.low, normalization.high) for channel in values]
-    offset, scale = zip(*ranges, strict=True)
-    return PixelTransform(rendering, offset, scale, constant)
+    parts = values.reshape(1, -1) if normalization.together else values
+    offset, scale = zip(*(_value_range(part, normalization) for part in parts), strict=True)
+    repeat = in_channels // len(parts)
+    return PixelTransform(rendering, offset * repeat, scale * repeat, constant)
 
 
 def _per_channel(
@@ -231,13 +244,16 @@ def _per_channel(
     return normalization.offset * repeat, normalization.scale * repeat
 
 
-def _value_range(values: NDArray[Any], low: float, high: float) -> tuple[float, float]:
+def _value_range(values: NDArray[Any], normalization: Normalization) -> tuple[float, float]:
     """Return what is subtracted and what is divided by, never 0."""
-    bottom, top = _percentiles(values, (low, high))
+    if normalization.method == "standard":
+        mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+        return mean, deviation + normalization.eps or 1.0
+    bottom, top = _percentiles(values, (normalization.low, normalization.high))
     if top <= bottom:
         # A few bright pixels on an even ground: the percentiles agree, the extremes do not.
         bottom, top = float(values.min()), float(values.max())
-    return bottom, top - bottom if top > bottom else 1.0
+    return bottom, top - bottom + normalization.eps if top > bottom else 1.0
 
 
 def _percentiles(values: NDArray[Any], wanted: tuple[float, ...]) -> tuple[float, ...]:
