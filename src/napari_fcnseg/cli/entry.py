@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from napari_fcnseg._shared.errors import Cancelled, FcnsegError
-from napari_fcnseg.cli import cite, demo, doctor, evaluate, models, segment_files
+from napari_fcnseg.cli import cite, demo, doctor, evaluate, models, networks, segment_files
 from napari_fcnseg.cli.console import message_of, package_version, plain_notices
 
 DONE, FAILED = 0, 1
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, segment_files, models, evaluate, doctor, cite):
+    for command in (demo, segment_files, models, networks, evaluate, doctor, cite):
         command.add_command(commands, common)
     return parser
 
