@@ -2,8 +2,22 @@ from ._shared.errors import Cancelled, FcnsegError
 from ._shared.record import RunRecord
 from ._shared.settings import SegmentSettings
 from ._shared.version import __version__
+from .engine.proposalwise import predict_proposals
 from .io import open_image, save_labels
-from .models import Model, ModelRecord, as_model, list_models, load_model, save_model
+from .models import (
+    Model,
+    ModelRecord,
+    as_model,
+    export_bioimageio,
+    export_onnx,
+    export_program,
+    import_model,
+    list_models,
+    load_model,
+    load_pretrained,
+    save_model,
+)
+from .networks import build_network, list_networks
 from .segmentation import predict, segment, segment_recorded
 
 __all__ = [
@@ -15,10 +29,18 @@ __all__ = [
     "SegmentSettings",
     "__version__",
     "as_model",
+    "build_network",
+    "export_bioimageio",
+    "export_onnx",
+    "export_program",
+    "import_model",
     "list_models",
+    "list_networks",
     "load_model",
+    "load_pretrained",
     "open_image",
     "predict",
+    "predict_proposals",
     "save_labels",
     "save_model",
     "segment",
