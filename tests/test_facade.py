@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import napari_fcnseg
-from napari_fcnseg import io, metrics, models, networks
+from napari_fcnseg import io, metrics, models, networks, refine
 
 FOLDER = Path(napari_fcnseg.__file__).parent
 STUB = ast.parse((FOLDER / "__init__.pyi").read_text(encoding="utf-8"))
@@ -54,11 +54,11 @@ def test_a_name_that_is_not_there() -> None:
 def test_no_module_is_called_as_a_public_function() -> None:
     last = {module.rpartition(".")[2] for module in MODULES}
     assert {"segmentation", "record", "job"} <= last
-    assert not last & {*PUBLIC, *models.__all__, *networks.__all__}
+    assert not last & {*PUBLIC, *models.__all__, *networks.__all__, *refine.__all__}
 
 
 def test_no_package_hides_a_module_behind_a_name() -> None:
-    for package in (napari_fcnseg, models, networks, io, metrics):
+    for package in (napari_fcnseg, models, networks, io, metrics, refine):
         folder = Path(str(package.__file__)).parent
         submodules = {module.name for module in pkgutil.iter_modules([str(folder)])}
         assert len(submodules) > 1

@@ -21,6 +21,7 @@ from napari_fcnseg.engine.recording import make_record
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.registry import is_path, load_model
 from napari_fcnseg.preprocess.normalization import Normalization
+from napari_fcnseg.refine.chain import chain_data, make_chain
 
 ModelLike: TypeAlias = str | Path | Model
 
@@ -38,6 +39,7 @@ def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSett
     normalization = options.get("normalization")
     if isinstance(normalization, Normalization):
         options = {**options, "normalization": asdict(normalization)}
+    options = {**options, "refine": chain_data(options.get("refine"))}
     return SegmentSettings(model=named, **options)
 
 
@@ -65,7 +67,7 @@ def _job(image: Any, model: Any, mask: Any, options: dict[str, Any]) -> tuple[An
     image, is_lazy = _image_array(image), lazy.is_lazy(image)
     job = make_job(
         image, loaded, _settings(model, loaded, options), _mask_array(mask, as_lazy=is_lazy),
-        lazy.as_dask if is_lazy else None,
+        lazy.as_dask if is_lazy else None, options.get("refine"),
     )  # fmt: skip
     return image, job
 
@@ -99,6 +101,7 @@ def segment(
     device: str | None = None,
     precision: str = "auto",
     label_dtype: str | None = None,
+    refine: Any = None,
     progress: Progress | None = None,
 ) -> Any:
     """Segment an image of any size.
@@ -113,8 +116,9 @@ def segment(
         zarr, or what :func:`open_image` returns gives a lazy dask array with
         the chunks of the image.
     model : str, Path, Model
-        A name (``"nuclei"``, ``"nuclei@1"``), the folder or card of a model,
-        or what :func:`load_model` or :func:`as_model` returned.
+        A name (``"nuclei"``, ``"nuclei@1"``), the folder or card of a model, a
+        package of the BioImage Model Zoo (yaml, folder or zip), or what
+        :func:`load_model` or :func:`as_model` returned.
     kind : {"instances", "classes"}, optional
         Objects numbered from 1, or the class of each pixel. The model's own
         kind by default.
@@ -163,6 +167,14 @@ def segment(
         ``"auto"`` is bfloat16 on CUDA cards that have it, float32 elsewhere.
     label_dtype : str, optional
         Data type of the labels, such as ``"int64"``.
+    refine : str, mapping, callable, or list of these, optional
+        What follows the model: a name such as ``"crf"``, or a mapping of a
+        name and options such as ``{"name": "crf", "iterations": 5}``; see
+        :data:`~napari_fcnseg.refine.chain.REFINEMENTS`. A function of your own is
+        given probabilities (classes first) and image (channels first, 0 to
+        1) of a block with ``function.halo`` pixels around it, and returns
+        probabilities. Blocks have 1024 pixels along each axis, 128 in 3D,
+        wherever tiles lie; smaller images are refined as a whole.
     progress : callable, optional
         Called with ``(done, total)`` after each tile. What it raises ends the
         run, such as ``Cancelled``. Of lazy results called while they are computed in this process.
@@ -297,6 +309,7 @@ def predict(
     memory: int | str | None = None,
     device: str | None = None,
     precision: str = "auto",
+    refine: Any = None,
     progress: Progress | None = None,
     raw: bool = False,
 ) -> Any:
@@ -310,9 +323,11 @@ def predict(
         Where the image counts for its normalisation; probabilities are given everywhere.
     tile_shape, batch_size, memory, device, precision, progress
         As for :func:`segment`.
+    refine : optional
+        As for :func:`segment`; steps of probabilities only.
     raw : bool
         Return every output map of the network instead, before softmax or
-        sigmoid, in the order of the card's ``outputs``.
+        sigmoid, in the order of the card's ``outputs``, and not refined.
 
     Returns
     -------
@@ -336,6 +351,15 @@ def predict(
     (2, 64, 64)
     """
     options = _options(locals())
+    if raw and refine is not None:
+        raise InputError(
+            "raw=True gives what the network gives, which is not refined; leave one of the two out."
+        )
+    of_objects = make_chain(refine).of_objects
+    if of_objects:
+        raise InputError(
+            f"refine step {of_objects[0].name!r} is about objects, and predict makes none; use segment."
+        )
     image, job = _job(image, model, mask, options)
     if lazy.is_lazy(image):
         return _image_order(lazy.lazy_scores(job, progress, raw=raw), job, maps=1)

@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     "device": "cpu",
     "precision": "float32",
     "label_dtype": "int64",
+    "refine": ({"name": "crf", "iterations": 5}, {"name": "split"}),
 }
 
 
@@ -110,6 +111,9 @@ def test_unknown_name_is_refused_with_the_nearest() -> None:
         ("label_dtype", "float32", "'int64'"),
         ("normalization", {"f": object()}, "plain JSON"),
         ("device", 0, "a text"),
+        ("refine", 5, "a name, a mapping with a name"),
+        ("refine", [{"iterations": 5}], "a mapping with a 'name'"),
+        ("refine", {"name": "crf", "f": object()}, "plain JSON"),
     ],
 )
 def test_wrong_values_are_refused(name: str, value: object, says: str) -> None:

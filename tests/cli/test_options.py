@@ -48,6 +48,13 @@ _settings = st.fixed_dictionaries(
         "device": st.sampled_from(["cpu", "cuda:1"]),
         "precision": st.sampled_from(["float32", "bfloat16"]),
         "label_dtype": st.sampled_from(LABEL_DTYPES),
+        "refine": st.sampled_from(
+            [
+                ({"name": "crf"},),
+                ({"name": "crf"}, {"name": "split"}),
+                ({"name": "crf", "iterations": 3},),
+            ]
+        ),
     },
 )
 
@@ -81,6 +88,7 @@ _CHANGES: list[tuple[dict[str, Any], list[str], set[str]]] = [
         ["--kind", "classes"],
         {"min_size", "clear_border", "label_dtype", "threshold"},
     ),
+    ({"kind": "instances", "refine": ({"name": "split"},)}, ["--kind", "classes"], {"refine"}),
     (
         {"kind": "classes", "label_dtype": "uint8", "threshold": 0.4},
         ["--kind", "instances"],
@@ -157,6 +165,7 @@ def test_tile_shape_takes_both_spellings() -> None:
         (["--spacing", "half"], "'half' cannot be read"),
         (["--tile-shape", "a,b"], "'a,b' cannot be read"),
         (["--normalization", "{1"], "cannot be read"),
+        (["--refine", "[1"], "cannot be read"),
         (["--kind", "objects"], "invalid choice"),
     ],
 )

@@ -29,7 +29,7 @@ from tests.networks.tiled import run_whole
 
 from napari_fcnseg import predict, segment
 from napari_fcnseg._shared.settings import SegmentSettings
-from napari_fcnseg.engine.heads import class_labels
+from napari_fcnseg.engine.heads import class_head
 from napari_fcnseg.engine.job import make_job
 from napari_fcnseg.engine.run import decide_now
 from napari_fcnseg.models import Model
@@ -69,7 +69,7 @@ def test_scores_and_classes_are_those_of_the_whole_image(name: str, precision: s
     for shape in sizes_of(model):
         image = image_for(model, *shape)
         whole = reference(image, model, precision)
-        labels = class_labels(whole[None], model.record, None)[0, 0].numpy()
+        labels = class_head(model.record, None)(whole[None])[0, 0].numpy()
         sure = clear(whole[: 1 + len(model.record.classes)], promise)
         for tile in TILES[model.record.ndim]:
             how: dict[str, Any] = {"tile_shape": tile, "precision": precision, **axes_of(model)}

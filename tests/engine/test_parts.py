@@ -28,7 +28,7 @@ from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import devices, planning
 from napari_fcnseg.engine.blending import blended_scores
-from napari_fcnseg.engine.heads import class_labels, class_probabilities, object_maps
+from napari_fcnseg.engine.heads import class_head, class_probabilities, object_head
 from napari_fcnseg.engine.job import make_job
 from napari_fcnseg.engine.layout import Layout
 from napari_fcnseg.engine.predictor import Predictor, neutral
@@ -57,11 +57,11 @@ def test_probabilities_of_maps_of_one_class_add_up() -> None:
     expected = torch.stack([soft[:, 0], soft[:, 1] + soft[:, 2], soft[:, 3]], 1)
     torch.testing.assert_close(class_probabilities(SCORES, CARD), expected)
     values = torch.tensor([0, 1, 5], dtype=torch.int32)
-    assert torch.equal(class_labels(SCORES, CARD, None), values[expected.argmax(1, keepdim=True)])
+    assert torch.equal(class_head(CARD, None)(SCORES), values[expected.argmax(1, keepdim=True)])
 
 
 def test_objects_grow_where_no_background_is() -> None:
-    maps = object_maps(SCORES, CARD)
+    maps = object_head(CARD)(SCORES)
     torch.testing.assert_close(maps[:, 0], 1 - class_probabilities(SCORES, CARD)[:, 0])
     assert torch.equal(maps[:, 1], SCORES[:, 2])
 
@@ -70,12 +70,12 @@ def test_sigmoid_seeds() -> None:
     outputs = tuple(OutputMap(o.name, "sigmoid" if o.name == "distance" else o.activation, o.value)
                     for o in CARD.outputs)  # fmt: skip
     made = record(network(maps=5, depth=1), outputs=outputs, classes=CARD.classes, seed_map="distance")
-    torch.testing.assert_close(object_maps(SCORES, made)[:, 1], torch.sigmoid(SCORES[:, 2]))
+    torch.testing.assert_close(object_head(made)(SCORES)[:, 1], torch.sigmoid(SCORES[:, 2]))
 
 
 def test_without_a_seed_map_the_foreground_is_its_own_seed() -> None:
     made = record(network(maps=5, depth=1), outputs=CARD.outputs, classes=CARD.classes, objects=None)
-    maps = object_maps(SCORES, made)
+    maps = object_head(made)(SCORES)
     assert torch.equal(maps[:, 0], maps[:, 1])
 
 
@@ -262,3 +262,14 @@ def test_colours_are_rendered_for_the_network_as_for_the_statistics(rule: str) -
     expected = (render(pixels, transform.rendering) - transform.offset[0]) / transform.scale[0]
     seen = Predictor(cells().segmenter, transform, (16, 16)).normalised(pixels[None])[0, 0]
     np.testing.assert_allclose(seen.numpy(), expected, atol=1e-5)
+
+
+def test_networks_with_switches_run_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"depth": 1, "width": 1 / 16, "unpooling": "segnet"}
+    torch.manual_seed(0)
+    made = as_model(build_network("deconvnet", in_channels=1, classes=2, **options), classes=["cell"])
+    image = np.random.default_rng(0).random((20, 20))
+    monkeypatch.setattr("napari_fcnseg.engine.job.choose_precision", lambda *_: "bfloat16")
+    assert make_job(image, made, SegmentSettings(model="made")).settings.precision == "float32"
+    with pytest.raises(InputError, match="unpools with switches"):
+        make_job(image, made, SegmentSettings(model="made", precision="bfloat16"))

@@ -80,6 +80,7 @@ class SegmentSettings:
     device: str | None = None
     precision: str = "auto"
     label_dtype: str | None = None
+    refine: tuple[dict[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -201,6 +202,9 @@ def as_flag(name: str, value: Any) -> list[str]:
         return [word for channel in channels for word in _words(flag, _channel_word(channel))]
     if name == "normalization" and isinstance(value, dict):
         return _words(flag, json.dumps(value))
+    if name == "refine":
+        plain = all(len(step) == 1 for step in value)
+        return _words(flag, ",".join(step["name"] for step in value) if plain else json.dumps(value))
     if isinstance(value, dict):
         return _words(flag, ",".join(f"{k}={v!r}" for k, v in value.items()))
     if isinstance(value, tuple):
@@ -333,6 +337,22 @@ def _recipe(name: str, value: object) -> str | dict[str, Any]:
     return copy
 
 
+def _steps(name: str, value: object) -> tuple[dict[str, Any], ...] | None:
+    """Return refinements as mappings with a name each; none at all are None."""
+    parts = [value] if isinstance(value, str | Mapping) else value
+    if not isinstance(parts, list | tuple):
+        raise _fault(
+            name, value, "a name, a mapping with a name and options, or a list of them", "Write 'crf'."
+        )
+    steps = []
+    for part in parts:
+        step = _recipe(name, {"name": part} if isinstance(part, str) else part)
+        if not isinstance(step, dict) or not isinstance(step.get("name"), str):
+            raise _fault(name, part, "a mapping with a 'name'", "Write for instance {'name': 'crf'}.")
+        steps.append(step)
+    return tuple(steps) or None
+
+
 def _shape(name: str, value: object) -> tuple[int, ...]:
     if not isinstance(value, list | tuple) or not value:
         raise _fault(name, value, "pixels for each spatial axis", "Write for instance (512, 512).")
@@ -364,4 +384,5 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "device": _text,
     "precision": _one_of(PRECISIONS),
     "label_dtype": _one_of(LABEL_DTYPES),
+    "refine": _steps,
 }

@@ -29,7 +29,7 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
     "channel_axis": ("axes",),
     "spacing": ("diameter",),
     "diameter": ("spacing",),
-    "kind classes": ("min_size", "clear_border", "label_dtype", "threshold"),
+    "kind classes": ("min_size", "clear_border", "label_dtype", "threshold", "refine"),
     "kind instances": ("label_dtype",),
     "model": ("normalization", "min_size", "tile_shape", "threshold"),
     "memory": ("tile_shape",),
@@ -103,6 +103,10 @@ def _add_input_flags(group: argparse._ArgumentGroup) -> None:
 def _add_result_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--kind", choices=KINDS, help="default: the model's own")
     group.add_argument("--threshold", type=float, metavar="P", help="least probability of the foreground")
+    group.add_argument(
+        "--refine", type=_checked(_refinements), metavar="STEPS",
+        help="what follows the model: names such as crf,split, or JSON with options",
+    )  # fmt: skip
     group.add_argument("--min-size", type=int, metavar="N", help="drop objects of fewer pixels")
     group.add_argument(
         "--clear-border", action=argparse.BooleanOptionalAction, help="drop objects that touch the border"
@@ -167,3 +171,9 @@ def _memory(text: str) -> int | str:
 
 def _normalization(text: str) -> Any:
     return json.loads(text) if text.lstrip().startswith("{") else text
+
+
+def _refinements(text: str) -> Any:
+    if text.lstrip().startswith(("{", "[")):
+        return json.loads(text)
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -28,6 +28,7 @@ from napari_fcnseg.tiling.padding import mirror_indices
 
 def needed_box(job: Job, region: Box) -> Box:
     """Return which pixels of the image the tiles of a region of the model's grid read."""
+    region = job.refined_region(region)
     if job.model.segmenter.exact_tiling:
         # However the region is tiled, its tiles together read what one that covers it would.
         reads = [tile.read for tile in make_plan(job.model.segmenter, job.grid, job.grid, region=region)]
@@ -114,7 +115,7 @@ class BlockWork:
         pixels, mask = self._part(part, place.crops)
         source = self._source(pixels, mask, place)
         make: Callable[..., NDArray[Any]] = run.score_block if self.scores else run.class_block
-        predictor = self.job.predictor(transform)
+        predictor = self.job.refining(transform, raw=self.raw)
         for lead in product(*map(range, counts)):
             at: Any = (..., *lead, *(slice(None),) * len(place.box))
             out[at] = make(self.job, predictor, source, lead, place.box, self.head, self.ticked)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Box, Segmenter
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine.devices import DTYPES, choose_device, choose_precision
-from napari_fcnseg.engine.heads import Head, class_labels, class_probabilities, object_maps
+from napari_fcnseg.engine.heads import Head, class_head, object_head, probabilities_of
 from napari_fcnseg.engine.layout import Layout, read_layout
 from napari_fcnseg.engine.planning import choose_tile, make_plan
 from napari_fcnseg.engine.predictor import Predictor
+from napari_fcnseg.engine.refining import RefiningPredictor, refined_blocks, refined_region
 from napari_fcnseg.engine.scaling import choose_resampling
 from napari_fcnseg.engine.source import Source, check_finite, check_pixels
 from napari_fcnseg.models.model import Model
@@ -28,7 +28,9 @@ from napari_fcnseg.models.record import ModelRecord
 from napari_fcnseg.preprocess.normalization import COLOURS, Normalization, PixelTransform, decide_transform
 from napari_fcnseg.preprocess.resampling import Resampling
 from napari_fcnseg.preprocess.statistics import sample_boxes
+from napari_fcnseg.refine.chain import NO_CHAIN, Chain, make_chain
 from napari_fcnseg.refine.instances import ObjectRule
+from napari_fcnseg.refine.stitching import grown
 from napari_fcnseg.tiling.overlap import windows
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class Job:
         To the model's pixel size.
     tile_shape : tuple of int
         What one tile writes, or the window of a model that cannot be tiled exactly.
+    chain : Chain
+        What refines probabilities and objects.
     """
 
     model: Model
@@ -60,6 +64,7 @@ class Job:
     normalization: Normalization
     resampling: Resampling | None
     tile_shape: tuple[int, ...]
+    chain: Chain = NO_CHAIN
 
     @property
     def record(self) -> ModelRecord:
@@ -125,8 +130,25 @@ class Job:
             device=torch.device(str(self.settings.device)),
         )
 
+    def refining(self, transform: PixelTransform, *, raw: bool = False) -> Predictor | RefiningPredictor:
+        """Return what computes refined scores, or those of the model alone if there is nothing to refine."""
+        predictor = self.predictor(transform)
+        if raw or not self.chain.of_probabilities:
+            return predictor
+        stretch = self.normalization.method == "percentile"
+        return RefiningPredictor(predictor, self.chain, 1 + len(self.record.classes), stretch)
+
+    def refined_region(self, region: Box) -> Box:
+        """Return which box of the model's grid has to be predicted for a region of it."""
+        if not self.chain.of_probabilities:
+            return region
+        return refined_region(self.grid, region, self.chain.halo)
+
     def count_tiles(self, region: Box) -> int:
         """Return how many tiles, or windows, a region of one plane of the model's grid takes."""
+        if self.chain.of_probabilities:
+            parts = [grown(part, self.chain.halo, self.grid) for part in refined_blocks(self.grid, region)]
+            return sum(replace(self, chain=NO_CHAIN).count_tiles(part) for part in parts)
         if self.model.segmenter.exact_tiling:
             return len(make_plan(self.model.segmenter, self.grid, self.tile_shape, region=region))
         return sum(1 for _ in windows(self.grid, self.tile_shape, region))
@@ -134,16 +156,16 @@ class Job:
     @property
     def class_head(self) -> Head:
         """From scores to class labels."""
-        return partial(class_labels, record=self.record, threshold=self.settings.threshold)
+        return class_head(self.record, self.settings.threshold)
 
     @property
     def object_head(self) -> Head:
         """From scores to foreground and seed score."""
-        return partial(object_maps, record=self.record)
+        return object_head(self.record)
 
     def score_head(self, *, raw: bool) -> Head:
         """From scores to class probabilities, or the scores themselves."""
-        return _unchanged if raw else partial(class_probabilities, record=self.record)
+        return Head() if raw else Head(probabilities_of(self.record))
 
     @property
     def rule(self) -> ObjectRule:
@@ -173,10 +195,6 @@ class Job:
         if np.iinfo(dtype).max < top:
             raise InputError(f"label_dtype={dtype.name!r} cannot hold class {top}; leave it out.")
         return dtype
-
-
-def _unchanged(scores: torch.Tensor) -> torch.Tensor:
-    return scores
 
 
 def _placed(model: Model, settings: SegmentSettings) -> Segmenter:
@@ -209,20 +227,31 @@ def _checked_mask(mask: Any, array: Any, layout: Layout) -> Any:
     return mask.transpose([order.index(axis) for axis in wanted]) != 0
 
 
-def _resolved(settings: SegmentSettings, record: ModelRecord) -> SegmentSettings:
+def _precision(settings: SegmentSettings, model: Model, device: torch.device) -> str:
+    """Return the precision to compute in; refuse one in which the model's result would mean little."""
+    if not getattr(model.segmenter, "float32_only", False):
+        return choose_precision(settings.precision, device)
+    if settings.precision == "bfloat16":
+        raise InputError(
+            f"precision='bfloat16' was asked for, but {model.record.id} unpools with switches, which rounding"
+            " would send elsewhere; take 'float32' or 'auto'."
+        )
+    return "float32"
+
+
+def _resolved(settings: SegmentSettings, model: Model) -> SegmentSettings:
     """Return the settings without anything left to the machine; refuse those that contradict each other."""
-    kind = settings.kind or record.kind
+    kind = settings.kind or model.record.kind
     if kind == "classes" and (settings.min_size is not None or settings.clear_border):
         raise InputError(
             "min_size and clear_border are about objects; leave them out, or give kind='instances'."
         )
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
     return replace(
         settings,
         kind=kind,
         device=str(device),
-        precision=precision,
+        precision=_precision(settings, model, device),
         batch_size=settings.batch_size or 1,
     )
 
@@ -238,6 +267,17 @@ def _normalization(settings: SegmentSettings, model: Model, layout: Layout) -> N
             "name its colour axis: channel_axis=."
         )
     return Normalization.resolve(asked, model.record.normalization)
+
+
+def _chain(settings: SegmentSettings, record: ModelRecord, refine: Any) -> Chain:
+    """Return the refinements; refuse those of objects where there are none."""
+    chain = make_chain(settings.refine if refine is None else refine)
+    if chain.of_objects and settings.kind == "classes":
+        raise InputError(
+            f"refine step {chain.of_objects[0].name!r} is about objects; leave it out, or give "
+            "kind='instances'."
+        )
+    return chain
 
 
 def _tile_of(model: Model, settings: SegmentSettings, grid: tuple[int, ...]) -> tuple[int, ...]:
@@ -256,6 +296,7 @@ def make_job(
     settings: SegmentSettings,
     mask: Any = None,
     as_lazy: Callable[[Any], Any] | None = None,
+    refine: Any = None,
 ) -> Job:
     """Decide everything that needs no pixels, and refuse what cannot work.
 
@@ -271,6 +312,8 @@ def make_job(
         Where the image counts; NumPy or dask.
     as_lazy : callable, optional
         Applied to the array of the image first.
+    refine : optional
+        As for :func:`~napari_fcnseg.refine.chain.make_chain`; that of the settings by default.
 
     Raises
     ------
@@ -286,7 +329,7 @@ def make_job(
         names=names, inputs=record.inputs, colour_input=record.colour_input,
     )  # fmt: skip
     source = Source.whole(array, layout, _checked_mask(mask, array, layout))
-    resolved = _resolved(settings, record)
+    resolved = _resolved(settings, model)
     resampling = choose_resampling(source.shape, settings, record)
     return Job(
         model=model,
@@ -295,4 +338,5 @@ def make_job(
         normalization=_normalization(settings, model, layout),
         resampling=resampling,
         tile_shape=_tile_of(model, resolved, resampling.after if resampling else source.shape),
+        chain=_chain(resolved, record, refine),
     )

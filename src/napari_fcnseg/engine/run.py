@@ -15,12 +15,15 @@ from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.engine.heads import Head
 from napari_fcnseg.engine.job import Job
 from napari_fcnseg.engine.predictor import Predictor
+from napari_fcnseg.engine.refining import RefiningPredictor
 from napari_fcnseg.engine.source import Source, count_bad, refuse_bad
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.refine.instances import Scratch, decode_objects, number_objects
+from napari_fcnseg.refine.objectwise import refine_objects
 from napari_fcnseg.refine.stitching import blocks, slices
 
 Progress = Callable[[int, int], None]
+AnyPredictor = Predictor | RefiningPredictor
 
 # Pixels along each axis that are held at a time beside the result, by number of spatial axes.
 BLOCK = {1: 2**20, 2: 2048, 3: 256}
@@ -97,7 +100,7 @@ def scores_region(job: Job, box: Box) -> Box:
 
 
 def class_block(
-    job: Job, predictor: Predictor, source: Source, leading: tuple[int, ...], box: Box, head: Head,
+    job: Job, predictor: AnyPredictor, source: Source, leading: tuple[int, ...], box: Box, head: Head,
     ticked: Callable[[], None] | None = None,
 ) -> NDArray[Any]:  # fmt: skip
     """Return class labels of a box of the image's own grid."""
@@ -106,7 +109,7 @@ def class_block(
 
 
 def score_block(
-    job: Job, predictor: Predictor, source: Source, leading: tuple[int, ...], box: Box, head: Head,
+    job: Job, predictor: AnyPredictor, source: Source, leading: tuple[int, ...], box: Box, head: Head,
     ticked: Callable[[], None] | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
     """Return score maps of a box of the image's own grid, shape (k, *box)."""
@@ -131,7 +134,7 @@ def run_classes(job: Job, progress: Progress | None = None) -> tuple[NDArray[Any
     transform = decide_now(job)
     if transform.constant:
         return labels, transform
-    predictor, boxes = job.predictor(transform), image_blocks(job)
+    predictor, boxes = job.refining(transform), image_blocks(job)
     ticked = ticker(job, progress, [classes_region(job, box) for box in boxes])
     for lead, box in product(planes(job), boxes):
         at: Any = (*lead, *slices(box))
@@ -154,7 +157,7 @@ def run_scores(job: Job, progress: Progress | None = None, *, raw: bool = False)
     scores = np.empty((count_maps(job, raw=raw), *job.shape), np.float32)
     if transform.constant and not raw:
         return nothing_found(scores.shape)
-    predictor, boxes = job.predictor(transform), image_blocks(job)
+    predictor, boxes = job.refining(transform, raw=raw), image_blocks(job)
     ticked, head = ticker(job, progress, [scores_region(job, box) for box in boxes]), job.score_head(raw=raw)
     for lead, box in product(planes(job), boxes):
         at: Any = (slice(None), *lead, *slices(box))
@@ -202,7 +205,7 @@ def run_objects(
     if transform.constant:
         return 0, transform
     size = (edge or BLOCK[len(job.grid)],) * len(job.grid)
-    predictor = job.predictor(transform)
+    predictor = job.refining(transform)
     ticked = ticker(job, progress, list(blocks(job.grid, size)))
     first, limit = 1, int(np.iinfo(job.label_dtype).max)
     for lead in planes(job):
@@ -217,7 +220,7 @@ def run_objects(
 
 
 def _plane_objects(
-    job: Job, predictor: Predictor, lead: tuple[int, ...], ticked: Ticker,
+    job: Job, predictor: AnyPredictor, lead: tuple[int, ...], ticked: Ticker,
     size: tuple[int, ...], scratch: Scratch,
 ) -> Any:  # fmt: skip
     """Return the objects of one plane on the image's own grid, not yet numbered."""
@@ -226,6 +229,8 @@ def _plane_objects(
         at = slices(box)
         foreground[at], seeds[at] = predictor.region(job.source, lead, box, job.object_head, ticked)
     labels = decode_objects(foreground, seeds, job.rule, block_shape=size, scratch=scratch)
+    for step in job.chain.of_objects:
+        refine_objects(labels, step.run, block_shape=size)
     if job.resampling is None and job.mask is None:
         return labels
     return _on_image_grid(job, labels, lead, size, scratch)
