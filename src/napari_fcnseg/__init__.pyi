@@ -19,6 +19,7 @@ from .models import (
 )
 from .networks import build_network, list_networks
 from .segmentation import predict, segment, segment_recorded
+from .training.forests import train_forest, train_texton_forest
 
 __all__ = [
     "Cancelled",
@@ -45,4 +46,6 @@ __all__ = [
     "save_model",
     "segment",
     "segment_recorded",
+    "train_forest",
+    "train_texton_forest",
 ]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from napari_fcnseg._shared.errors import FcnsegError, ModelError, ModelFileError, OutputExistsError
+from napari_fcnseg.classical import FORESTS, RandomForestSegmenter, TextonForestSegmenter, forest_from_config
 from napari_fcnseg.models.model import Model, make_model
 from napari_fcnseg.models.record import ModelRecord
 from napari_fcnseg.networks.building import network_config, network_from_config
@@ -89,11 +90,25 @@ def read_model(path: str | Path) -> Model:
     record = verify(path)
     weights = card_path(path).with_name(WEIGHTS)
     try:
+        state = {name: _restored(value) for name, value in load_file(weights).items()}
+        if str(record.network.get("network")) in FORESTS:
+            arrays = {name: value.numpy() for name, value in state.items()}
+            return Model(record, None, forest_from_config(record.network, arrays))
         network = network_from_config(record.network)
-        network.load_state_dict({name: _restored(value) for name, value in load_file(weights).items()})
+        network.load_state_dict(state)
     except (SafetensorError, RuntimeError, FcnsegError, TypeError) as error:
         raise ModelFileError(f"the weights of {record.id} do not fit its network: {error}") from error
     return make_model(record, network.eval())
+
+
+def _config_and_state(model: Model) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return what rebuilds a model, and what it has learned."""
+    if isinstance(model.segmenter, RandomForestSegmenter | TextonForestSegmenter):
+        arrays = model.segmenter.arrays()
+        return model.segmenter.config, {name: torch.from_numpy(value) for name, value in arrays.items()}
+    if model.network is None:
+        raise ModelError("this model has no network whose weights could be saved.")
+    return network_config(model.network), model.network.state_dict()
 
 
 def save_model(
@@ -104,7 +119,7 @@ def save_model(
     Parameters
     ----------
     model : Model
-        With a network made by :func:`~napari_fcnseg.networks.build_network`.
+        With a network made by :func:`~napari_fcnseg.networks.build_network`, or a trained forest.
     folder : str or Path
         Created. Appears only when both files are complete.
     half : bool
@@ -131,10 +146,9 @@ def save_model(
     folder = Path(folder).resolve()
     if folder.exists() and not (overwrite and folder.is_dir()):
         raise OutputExistsError(f"{folder} exists; choose another folder or pass overwrite=True.")
-    if model.network is None:
-        raise ModelError("this model has no network whose weights could be saved.")
-    record = replace(model.record, network=network_config(model.network), **changes)
-    state = {name: _stored(name, value, half) for name, value in model.network.state_dict().items()}
+    config, learned = _config_and_state(model)
+    record = replace(model.record, network=config, **changes)
+    state = {name: _stored(name, value, half) for name, value in learned.items()}
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.mkdir(parents=True)
     try:
