@@ -111,3 +111,14 @@ def test_the_image_is_shown_in_one_range_everywhere() -> None:
     np.testing.assert_allclose(unit_range(pixels, transform, stretch=False), [[[0, 0.2, 1]]])
     np.testing.assert_allclose(unit_range(pixels, transform, stretch=True), [[[0, 0, 1]]])
     np.testing.assert_allclose(unit_range(pixels / 255, transform, stretch=False), [[[0, 0.2, 1]]])
+
+
+def test_blocks_of_a_crf_agree_with_the_whole_image() -> None:
+    image = texture(96, 110, smooth=3)
+    step = {"name": "crf", "theta_alpha": 3.0, "theta_gamma": 1.0, "iterations": 2, "method": "lattice"}
+    wide = predict(image, cells(), refine=step | {"halo": 14})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(refining.EDGE, 2, 256)
+        whole = predict(image, cells(), refine=step)
+    assert np.abs(wide - whole).max() < 0.01
+    assert np.abs(whole - predict(image, cells())).max() > 0.1

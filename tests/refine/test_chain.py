@@ -41,6 +41,14 @@ def test_steps_run_in_order_and_labels_become_probabilities() -> None:
     assert both.dtype == np.float32
 
 
+def test_a_halo_may_be_given() -> None:
+    assert make_chain({"name": "smooth", "sigma": 2}).halo == 8
+    assert make_chain({"name": "smooth", "sigma": 2, "halo": 3}).halo == 3
+    assert make_chain({"name": "crf", "device": "cpu", "halo": 0}).halo == 0
+    with pytest.raises(InputError, match="halo=-1 is not possible"):
+        make_chain({"name": "smooth", "halo": -1})
+
+
 def test_halos_add_up() -> None:
     def wide(probabilities: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities

@@ -259,13 +259,32 @@ def test_the_halo_is_enough_for_a_part() -> None:
     probabilities, image, _ = scene((150, 150), 4)
     probabilities = 0.1 * probabilities + 0.225  # unsure, so that the neighbours decide
     options: dict[str, Any] = {"theta_alpha": 8, "iterations": 5, "method": "lattice"}
-    whole = dense_crf(probabilities, image, channel_axis=-1, **options)[:, :50, :50]
+    whole = dense_crf(probabilities, image, channel_axis=-1, **options)[:, 50:100, 50:100]
     differences = []
     for halo in (0, crf_halo(**options)):
-        part = slice(0, 50 + halo)
-        tile = dense_crf(probabilities[:, part, part], image[part, part], channel_axis=-1, **options)
-        differences.append(abs(tile[:, :50, :50] - whole).max())
-    assert differences[1] < 0.005 < 0.02 < differences[0]
+        part, core = slice(50 - halo, 100 + halo), slice(halo, halo + 50)
+        tile = dense_crf(
+            probabilities[:, part, part],
+            image[part, part],
+            channel_axis=-1,
+            origin=(50 - halo, 50 - halo),
+            **options,
+        )
+        differences.append(abs(tile[:, core, core] - whole).max())
+    assert differences[1] < 0.002 < 0.01 < differences[0]
+
+
+def test_the_origin_anchors_the_lattice() -> None:
+    # All is far from the cut, so only where the lattice begins could make a difference.
+    probabilities, image, _ = scene((60, 70), 4)
+    options: dict[str, Any] = {"theta_alpha": 2, "iterations": 3, "method": "lattice"}
+    whole = dense_crf(probabilities, image, channel_axis=-1, **options)[:, 30:]
+    moved, anchored = (
+        dense_crf(probabilities[:, 11:], image[11:], channel_axis=-1, origin=o, **options)[:, 19:]
+        for o in (None, (11, 0))
+    )
+    np.testing.assert_allclose(anchored, whole, atol=1e-4)
+    assert abs(moved - whole).max() > 1e-3
 
 
 def test_halo_by_hand() -> None:
@@ -293,9 +312,10 @@ def test_every_option_has_one_default() -> None:
         ({"offsets": {(1, 0): np.eye(5)}}, r"the matrix of the offset \(1, 0\) has shape \(5, 5\)"),
         ({"offsets": {(1, 0, 0): np.eye(4)}}, "give 2 integers"),
         ({"spacing": (1, 1, 1)}, "give 2 positive numbers"),
+        ({"origin": (1, 1, 1)}, "origin=.* give 2 numbers"),
         ({"intensity_range": (1, 1)}, "one for each of the 3 channels"),
         ({"theta_beta": 0}, "theta_beta=0 is not possible"),
-        ({"method": "latice"}, "Did you mean 'lattice'"),
+        ({"method": "lattic"}, "Did you mean 'lattice'"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:

@@ -60,7 +60,9 @@ def test_a_matrix_has_numbers() -> None:
         CrfOptions(compatibility=np.array([[0, np.inf], [1, 0]])).costs(2)
 
 
-@pytest.mark.parametrize("options", [{"tolerance": 0}, {"tolerance": 1}, {"theta_alpha": -1}])
+@pytest.mark.parametrize(
+    "options", [{"tolerance": 0}, {"tolerance": 1}, {"theta_alpha": -1}, {"spacing": (0, 1)}]
+)
 def test_the_halo_checks_them_too(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         crf_halo(**options)

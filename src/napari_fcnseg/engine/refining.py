@@ -89,7 +89,7 @@ class RefiningPredictor:
         maps = self.predictor.region(source, leading, wide, Head(head.maps), ticked)
         pixels = self.predictor.read(source, leading, wide)
         image = unit_range(pixels, self.predictor.transform, stretch=self.stretch)
-        refined = self.chain.refine(maps[: self.classes], image)
+        refined = self.chain.refine(maps[: self.classes], image, [start for start, _ in wide])
         maps = np.concatenate([refined, maps[self.classes :]])[(slice(None), *slices(relative(block, wide)))]
         return head.finish(torch.from_numpy(np.ascontiguousarray(maps))[None])[0].numpy()
 

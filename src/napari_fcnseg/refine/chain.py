@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.errors import InputError, nearest_name
+from napari_fcnseg.refine.option_checks import check_count
 
 PROBABILITIES, OBJECTS = "probabilities", "objects"
 
@@ -61,6 +62,8 @@ REFINEMENTS: dict[str, Refinement] = {
 
 # What is supplied here, and by no user: channels come first, and the image goes from 0 to 1.
 _SUPPLIED: dict[str, Any] = {"channel_axis": 0, "intensity_range": 1.0}
+# Where a block begins in the image, for functions that lay a grid of their own.
+_ORIGIN = "origin"
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,15 @@ class Step:
         What it refines.
     halo : int
         Pixels on each side that a block needs for its own to come out right.
+    placed : bool
+        Whether it is told where the block begins, as ``origin=``.
     """
 
     name: str
     run: Callable[..., NDArray[Any]]
     acts_on: str = PROBABILITIES
     halo: int = 0
+    placed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,12 @@ class Chain:
         """Pixels on each side that all steps together look at."""
         return sum(step.halo for step in self.of_probabilities)
 
-    def refine(self, probabilities: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def refine(
+        self,
+        probabilities: NDArray[np.float32],
+        image: NDArray[np.float32],
+        origin: Sequence[int] | None = None,
+    ) -> NDArray[np.float32]:
         """Return the refined probabilities of a block.
 
         Parameters
@@ -120,14 +131,18 @@ class Chain:
         probabilities : ndarray of float32, shape (classes, *spatial)
             They add up to 1, background first.
         image : ndarray of float32, shape (channels, *spatial)
-            From 0 to 1 over the range of its data type.
+            From 0 to 1.
+        origin : sequence of int, optional
+            Where the block begins in the whole image; its first pixel by default.
 
         Returns
         -------
         ndarray of float32, shape (classes, *spatial)
         """
         for step in self.of_probabilities:
-            probabilities = _as_probabilities(step, step.run(probabilities, image), probabilities.shape)
+            place = {_ORIGIN: tuple(origin)} if step.placed and origin is not None else {}
+            found = step.run(probabilities, image, **place)
+            probabilities = _as_probabilities(step, found, probabilities.shape)
         return probabilities
 
 
@@ -155,7 +170,8 @@ def make_chain(refine: Any) -> Chain:
     Parameters
     ----------
     refine : None, str, mapping, callable, or a sequence of these
-        A mapping has the key ``"name"`` and the options of that function. A
+        A mapping has the key ``"name"`` and the options of that function, and
+        ``"halo"`` where its own estimate, in pixels, is not wanted. A
         function takes ``(probabilities, image)`` and returns probabilities or
         class indices; its attribute ``halo`` says how far it looks, in pixels (0 without).
 
@@ -211,11 +227,20 @@ def _step(part: Any) -> Step:
             f"{nearest_name(str(name), REFINEMENTS)}{hint}"
         )
     refinement = REFINEMENTS[name]
-    function = _load(refinement.function)
+    function, halo = _load(refinement.function), options.pop("halo", None)
     _check_options(name, function, options)
-    halo = _load(refinement.halo)(**options) if refinement.halo else 0
-    supplied = {k: v for k, v in _SUPPLIED.items() if k in inspect.signature(function).parameters}
-    return Step(name, partial(function, **supplied, **options), refinement.acts_on, int(halo))
+    halo = _halo(refinement, options) if halo is None else check_count("halo", halo)
+    words = inspect.signature(function).parameters
+    supplied = {k: v for k, v in _SUPPLIED.items() if k in words}
+    run = partial(function, **supplied, **options)
+    return Step(name, run, refinement.acts_on, halo, placed=_ORIGIN in words)
+
+
+def _halo(refinement: Refinement, options: Mapping[str, Any]) -> int:
+    if not refinement.halo:
+        return 0
+    # Where it is computed says nothing of how far it looks.
+    return int(_load(refinement.halo)(**{k: v for k, v in options.items() if k != "device"}))
 
 
 def _load(place: str) -> Callable[..., Any]:
@@ -226,7 +251,7 @@ def _load(place: str) -> Callable[..., Any]:
 
 def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     words = inspect.signature(function).parameters.values()
-    allowed = [w.name for w in words if w.kind is w.KEYWORD_ONLY and w.name not in _SUPPLIED]
+    allowed = [w.name for w in words if w.kind is w.KEYWORD_ONLY and w.name not in (*_SUPPLIED, _ORIGIN)]
     for option in options:
         if option not in allowed:
             raise InputError(

@@ -53,6 +53,7 @@ def dense_crf(
     offsets: Offsets | None = None,
     intensity_range: float | Sequence[float] | None = None,
     spacing: Sequence[float] | None = None,
+    origin: Sequence[float] | None = None,
     normalization: Normalization = "symmetric",
     method: Method = "auto",
     device: str = "cpu",
@@ -99,6 +100,9 @@ def dense_crf(
         image: give it if you refine the parts of a larger one.
     spacing : sequence of float, optional
         Size of a pixel along each spatial axis.
+    origin : sequence of float, optional
+        Index of the first pixel in a larger image of which this is a part, so
+        that all parts are approximated by the same lattice.
     normalization : {"symmetric", "none"}
         Whether each kernel is divided by the square roots of both pixels' sums
         over it.
@@ -155,6 +159,7 @@ def dense_crf(
         offsets=offsets,
         intensity_range=intensity_range,
         spacing=spacing,
+        origin=origin,
         normalization=normalization,
         method=method,
     )
@@ -203,7 +208,7 @@ def crf_halo(*, tolerance: float = 0.05, **options: Any) -> int:
     chosen = CrfOptions(**options)
     widths = {chosen.theta_alpha: chosen.bilateral_weight, chosen.theta_gamma: chosen.smoothness_weight}
     widest = max((theta for theta, weight in widths.items() if weight), default=0.0)
-    smallest = min(chosen.spacing or (1.0,))
+    smallest = 1.0 if chosen.spacing is None else min(chosen.steps(np.size(chosen.spacing)))
     reach = math.ceil(widest / smallest * math.sqrt(-2 * math.log(tolerance)))
     jumps = [abs(o) * chosen.iterations for offset in chosen.offsets or () for o in offset]
     return max([reach, *jumps]) if chosen.iterations else 0
@@ -236,7 +241,7 @@ def _kernels(colours: Tensor, options: CrfOptions) -> list[Kernel]:
     steps = options.steps(len(shape))
     exact = options.method == "exact" or (options.method == "auto" and math.prod(shape) <= EXACT_UP_TO)
     normalized = options.normalization == "symmetric"
-    places = _places(shape, steps).to(colours.device)
+    places = _places(shape, steps, options.corner(len(shape))).to(colours.device)
     kernels: list[Kernel] = []
     if options.bilateral_weight:
         features = torch.cat([places / options.theta_alpha, colours.reshape(len(places), -1)], 1)
@@ -253,9 +258,10 @@ def _kernels(colours: Tensor, options: CrfOptions) -> list[Kernel]:
     return kernels
 
 
-def _places(shape: Sequence[int], steps: Sequence[float]) -> Tensor:
+def _places(shape: Sequence[int], steps: Sequence[float], corner: Sequence[float]) -> Tensor:
     """Return where each pixel is, shape (pixels, axes)."""
-    axes = [torch.arange(length) * step for length, step in zip(shape, steps, strict=True)]
+    sides = zip(shape, steps, corner, strict=True)
+    axes = [(torch.arange(length) + first) * step for length, step, first in sides]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(shape))
 
 

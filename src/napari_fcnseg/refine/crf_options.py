@@ -36,6 +36,7 @@ class CrfOptions:
     offsets: Offsets | None = None
     intensity_range: float | Sequence[float] | None = None
     spacing: Sequence[float] | None = None
+    origin: Sequence[float] | None = None
     normalization: Normalization = "symmetric"
     method: Method = "auto"
 
@@ -63,6 +64,17 @@ class CrfOptions:
                 "axis."
             )
         return steps
+
+    def corner(self, ndim: int) -> tuple[float, ...]:
+        """Return where the first pixel is, in pixels."""
+        if self.origin is None:
+            return (0.0,) * ndim
+        corner = tuple(np.ravel(_numbers(self.origin)).tolist())
+        if len(corner) != ndim or not all(math.isfinite(c) for c in corner):
+            raise InputError(
+                f"origin={self.origin!r} does not fit; give {ndim} numbers, one for each spatial axis."
+            )
+        return corner
 
     def spans(self, pixels: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[np.float32]:
         """Return the intensity range of each channel of an image with the channels last."""
