@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import sys
 from importlib.metadata import version as installed_version
+from typing import Any
 
 project = "napari-fcnseg"
 author = "napari-fcnseg developers"
@@ -47,7 +51,8 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "abort_on_example_error": True,
 }
-suppress_warnings = ["config.cache"]  # sphinx-gallery's configuration cannot be pickled
+# sphinx-gallery's configuration cannot be pickled; a source may be listed without being cited in the text.
+suppress_warnings = ["config.cache", "ref.citation"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "napari-fcnseg"
@@ -57,3 +62,36 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 html_show_sourcelink = False
+
+_STAR = re.compile(r"(?<![`\w*\\])\*(?=[\w(])(?![^`]*``[^`]*$)")
+_LISTED = re.compile(r"^\.\. \[(\d+)\]((?:.*\n(?:   +.*\n?)*))", re.M)
+
+
+def _with_references(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Show the sources that a docstring cites from the list of its module, which names them once."""
+    text = "\n".join(lines)
+    if what == "module":
+        lines[:] = re.sub(r"\[(\d+)\]_", r"[\1]", re.sub(r"^\.\. \[(\d+)\]", r"\1.", text, flags=re.M)).split(
+            "\n"
+        )
+        return
+    own = {number for number, _ in _LISTED.findall(text + "\n")}
+    cited = sorted(set(re.findall(r"\[(\d+)\]_", text)) - own)
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    listed = dict(_LISTED.findall(inspect.cleandoc((module and module.__doc__) or "") + "\n"))
+    found = [line for n in cited if n in listed for line in f".. [{n}]{listed[n]}".rstrip().split("\n")]
+    if found and "References" not in lines:
+        place = lines.index("Examples") if "Examples" in lines else len(lines)
+        lines[place:place] = ["", "References", "----------", ""]
+    if found:
+        after = lines.index("References") + 2
+        titles = [i for i in range(after, len(lines) - 1) if re.fullmatch("-{3,}", lines[i + 1])]
+        place = titles[0] if titles else len(lines)
+        lines[place:place] = ["", *found, ""]
+    # "*spatial" in a type is no emphasis.
+    lines[:] = [_STAR.sub(r"\*", line) if re.match(r"\w", line) else line for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Run before numpydoc, which gives each list of sources names of its own."""
+    app.connect("autodoc-process-docstring", _with_references, priority=100)
