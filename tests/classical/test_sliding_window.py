@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from napari_fcnseg import Model, predict, segment
+from napari_fcnseg import Model, as_model, predict, segment
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Segmenter
 from napari_fcnseg.classical import sliding_window
 from napari_fcnseg.classical.sliding_window import SlidingWindow
-from napari_fcnseg.models import ModelClass, ModelRecord, OutputMap
 from napari_fcnseg.networks.backbones.base import Classifier, Stack
 from napari_fcnseg.networks.dense_conversion import as_convolution, convolutionize
 from napari_fcnseg.networks.layers import CONV, MAX_POOL
@@ -58,20 +57,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 def made_model(segmenter: SlidingWindow) -> Model:
     """Return a model whose engine sees the segmenter."""
-    listed = tuple(ModelClass(i, f"class {i}", "#ff0000") for i in range(1, CLASSES))
-    sizes = {"in_channels": segmenter.in_channels, "classes": CLASSES, "ndim": segmenter.ndim}
-    record = ModelRecord(
-        name="patches",
-        version=1,
-        title="Patches",
-        description="For tests.",
-        network={"network": "sliding_window", "options": {}, **sizes},
-        inputs=tuple(f"channel {i}" for i in range(segmenter.in_channels)),
-        outputs=tuple(OutputMap(f"map {i}", value=i) for i in range(CLASSES)),
-        classes=listed,
-        normalization=Normalization(method="none"),
-    )
-    return Model(record, None, segmenter, copyable=False)
+    return as_model(segmenter, classes=CLASSES - 1, normalization=Normalization(method="none"))
 
 
 def by_hand(image: NDArray[np.float32], patch: tuple[int, ...]) -> NDArray[np.float32]:

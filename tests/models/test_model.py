@@ -211,3 +211,20 @@ def test_a_network_of_the_paper_loses_its_border() -> None:
     assert model.segmenter.border[0][0] > 0
     with pytest.raises(ModelError, match="gives 2 maps"):
         as_model(made, classes=3)
+
+
+# ---------------------------------------------------------------- what is no network
+
+
+def test_what_gives_scores_itself_is_a_model_too() -> None:
+    segmenter = as_model(plain(2), classes=1).segmenter
+    made = as_model(segmenter, classes=["cell"])
+    assert made.network is None
+    assert made.segmenter is segmenter
+    assert not made.copyable
+    with pytest.raises(ModelError, match="states halo and stride itself"):
+        as_model(segmenter, classes=1, halo=3)
+    with pytest.raises(ModelError, match="gives 2 maps"):
+        as_model(segmenter, classes=2)
+    with pytest.raises(ModelError, match="int gives no scores"):
+        as_model(7, classes=1)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ ASYMMETRIC = np.array([[0, 1, 2, 0.5], [0.2, 0, 1, 1], [1, 3, 0, 0], [1, 1, 0.1,
 def test_equals_brute_force(symmetric: bool, iterations: int) -> None:
     probabilities, image, _ = PLANE
     # Sums over hundreds of neighbours saturate under the default weights.
-    weights = (10.0, 3.0) if symmetric else (0.02, 0.05)
+    weights = (5.0, 3.0) if symmetric else (0.02, 0.05)
     found = dense_crf(
         probabilities,
         image,
@@ -87,7 +87,7 @@ def test_equals_brute_force_in_space(channels: int) -> None:
         theta_gamma=1.5,
         spacing=spacing,
     )
-    expected = brute_force(probabilities, image, thetas=(4, 13, 1.5), spacing=spacing)
+    expected = brute_force(probabilities, image, thetas=(4, 3, 1.5), spacing=spacing)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -118,6 +118,10 @@ def test_two_pixels_by_hand() -> None:
     np.testing.assert_allclose(found, [[first, second], [1 - first, 1 - second]], atol=1e-6)
 
 
+# The values of pydensecrf's own examples.
+THEIRS: dict[str, Any] = {"theta_alpha": 80, "theta_beta": 13, "bilateral_weight": 10}
+
+
 def _pydensecrf(
     probabilities: Floats, image: NDArray[np.uint8], *, symmetric: bool, iterations: int
 ) -> Floats:
@@ -135,7 +139,7 @@ def test_equals_pydensecrf_without_normalization() -> None:
     probabilities, image, _ = PLANE
     theirs = _pydensecrf(probabilities, image, symmetric=False, iterations=5)
     ours = dense_crf(
-        probabilities, image, channel_axis=-1, iterations=5, normalization="none", method="exact"
+        probabilities, image, channel_axis=-1, iterations=5, normalization="none", method="exact", **THEIRS
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -144,7 +148,7 @@ def test_equals_pydensecrf_without_normalization() -> None:
 def test_near_pydensecrf_with_normalization(method: Any) -> None:
     probabilities, image, _ = scene((48, 56), 4)
     theirs = _pydensecrf(probabilities, image, symmetric=True, iterations=5)
-    ours = dense_crf(probabilities, image, channel_axis=-1, iterations=5, method=method)
+    ours = dense_crf(probabilities, image, channel_axis=-1, iterations=5, method=method, **THEIRS)
     assert (ours.argmax(0) == theirs.argmax(0)).mean() > 0.99
     assert abs(ours - theirs).mean() < 0.01
 
@@ -153,7 +157,8 @@ def test_near_pydensecrf_with_normalization(method: Any) -> None:
 def test_lattice_is_near_the_exact_kernel(shape: tuple[int, ...], channels: int) -> None:
     probabilities, image, truth = scene(shape, 4, channels)
     exact, lattice = (
-        dense_crf(probabilities, image, channel_axis=-1, iterations=5, method=m) for m in ("exact", "lattice")
+        dense_crf(probabilities, image, channel_axis=-1, iterations=5, method=m, **THEIRS)
+        for m in ("exact", "lattice")
     )
     assert (exact.argmax(0) == lattice.argmax(0)).mean() > 0.99
     assert abs(exact - lattice).mean() < 0.01
@@ -162,7 +167,8 @@ def test_lattice_is_near_the_exact_kernel(shape: tuple[int, ...], channels: int)
 
 def test_lattice_without_normalization_has_the_height_of_the_exact_kernel() -> None:
     probabilities, image, _ = PLANE
-    options: dict[str, Any] = {"bilateral_weight": 0.02, "smoothness_weight": 0.05, "normalization": "none"}
+    options: dict[str, Any] = {"bilateral_weight": 0.02, "smoothness_weight": 0.05, "normalization": "none",
+                               "theta_alpha": 80, "theta_beta": 13}  # fmt: skip
     exact, lattice = (
         dense_crf(probabilities, image, channel_axis=-1, iterations=1, method=m, **options)
         for m in ("exact", "lattice")
@@ -258,7 +264,8 @@ def test_a_direction_tells_apart_what_looks_alike() -> None:
 def test_the_halo_is_enough_for_a_part() -> None:
     probabilities, image, _ = scene((150, 150), 4)
     probabilities = 0.1 * probabilities + 0.225  # unsure, so that the neighbours decide
-    options: dict[str, Any] = {"theta_alpha": 8, "iterations": 5, "method": "lattice"}
+    options: dict[str, Any] = {"theta_alpha": 8, "theta_beta": 13, "bilateral_weight": 10, "iterations": 5,
+                               "method": "lattice"}  # fmt: skip
     whole = dense_crf(probabilities, image, channel_axis=-1, **options)[:, 50:100, 50:100]
     differences = []
     for halo in (0, crf_halo(**options)):

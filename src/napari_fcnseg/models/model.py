@@ -112,7 +112,7 @@ def _class_list(classes: int | Sequence[str] | Mapping[int, str]) -> tuple[Model
 
 
 def as_model(
-    network: nn.Module,
+    network: nn.Module | Segmenter,
     *,
     classes: int | Sequence[str] | Mapping[int, str],
     normalization: Normalization | Mapping[str, Any] | str | None = None,
@@ -121,20 +121,22 @@ def as_model(
     tile_shape: Sequence[int] | None = None,
     name: str = "unnamed",
 ) -> Model:
-    """Make a model of a bare network.
+    """Make a model of a bare network, or of anything else that gives scores.
 
     Parameters
     ----------
-    network : torch.nn.Module
+    network : torch.nn.Module or Segmenter
         Takes ``(n, channels, *spatial)`` and returns one logit map for the
-        background and one for each class, at full size.
+        background and one for each class, at full size. What is no module
+        says of itself how far it looks, as
+        :class:`~napari_fcnseg.classical.SlidingWindow` does.
     classes : int, sequence of str, or mapping of int to str
         The classes besides the background: how many, their names in order, or
         names by label value.
     normalization : Normalization, mapping or str, optional
         Percentiles 1 and 99.8 by default.
     halo : int or sequence, optional
-        Derived from the layers. More may be asked for, less is refused.
+        Derived from the layers. More may be asked for, less is refused. For a module only.
     stride : int or sequence of int, optional
         Only for a network that cannot be walked.
     tile_shape : sequence of int, optional
@@ -166,7 +168,11 @@ def as_model(
     >>> model.segmenter.halo
     ((96, 96), (96, 96))
     """
-    in_channels, ndim = first_convolution(network)
+    if isinstance(network, nn.Module):
+        in_channels, ndim = first_convolution(network)
+    else:
+        _check_segmenter(network, halo, stride)
+        in_channels, ndim = network.in_channels, network.ndim
     listed = _class_list(classes)
     maps = (OutputMap("background", value=0), *(OutputMap(c.name, value=c.value) for c in listed))
     record = ModelRecord(
@@ -184,12 +190,27 @@ def as_model(
         tile_shape=tuple(tile_shape or ((512,) * ndim if ndim < 3 else (128,) * ndim)),
         colour_input=in_channels == 1,
     )
-    model = make_model(record, network, copyable=False)
+    if isinstance(network, nn.Module):
+        model = make_model(record, network, copyable=False)
+    else:
+        model = Model(record, None, network, copyable=False)
     _check_maps(model)
     return model
 
 
-def _config(network: nn.Module, in_channels: int, maps: int, ndim: int) -> dict[str, Any]:
+def _check_segmenter(segmenter: Any, halo: Any, stride: Any) -> None:
+    if not isinstance(segmenter, Segmenter):
+        raise ModelError(
+            f"{type(segmenter).__name__} gives no scores; give a torch module, or a Segmenter such as a "
+            "SlidingWindow."
+        )
+    if halo is not None or stride is not None:
+        raise ModelError(
+            f"{type(segmenter).__name__} states halo and stride itself; leave halo= and stride= out."
+        )
+
+
+def _config(network: nn.Module | Segmenter, in_channels: int, maps: int, ndim: int) -> dict[str, Any]:
     sizes = {"in_channels": in_channels, "classes": maps, "ndim": ndim}
     made = getattr(network, "config", None)
     # Networks of other libraries have a config too, which says nothing to us.

@@ -27,10 +27,10 @@ class CrfOptions:
     """Every option of :func:`~napari_fcnseg.refine.crf.dense_crf` but the device; see there."""
 
     iterations: int = 10
-    theta_alpha: float = 80.0
-    theta_beta: float = 13.0
+    theta_alpha: float = 20.0
+    theta_beta: float = 3.0
     theta_gamma: float = 3.0
-    bilateral_weight: float = 10.0
+    bilateral_weight: float = 5.0
     smoothness_weight: float = 3.0
     compatibility: ArrayLike | None = None
     offsets: Offsets | None = None
