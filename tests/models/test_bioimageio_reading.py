@@ -30,8 +30,8 @@ from tests.models.packages import (
     write_yaml,
 )
 
-from napari_fcnseg import load_model, predict, segment
-from napari_fcnseg._shared.errors import MissingPackageError, ModelFileError, TilingError
+from napari_fcnseg import load_model, predict, segment, segment_recorded
+from napari_fcnseg._shared.errors import InputError, MissingPackageError, ModelFileError, TilingError
 from napari_fcnseg.cli.entry import main
 from napari_fcnseg.io import open_image
 
@@ -194,6 +194,18 @@ def test_models_of_packages_travel_to_other_processes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(predict(IMAGE, model=copy), predict(IMAGE, model=model))
 
 
+@pytest.mark.parametrize("steps", [[], [{"id": "sigmoid"}]], ids=["bare", "processed"])
+def test_the_precision_is_that_of_the_file(
+    steps: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = write_package(tmp_path, DOUBLE, postprocessing=steps)
+    monkeypatch.setattr("napari_fcnseg.engine.job.choose_precision", lambda *_: "bfloat16")
+    _, record = segment_recorded(IMAGE, model=package)
+    assert record.settings.precision == "float32"
+    with pytest.raises(InputError, match=r"the precision of its ONNX file; take 'float32' or 'auto'"):
+        segment(IMAGE, model=package, precision="bfloat16")
+
+
 def test_an_exchanged_package_is_read_anew(tmp_path: Path) -> None:
     path = write_package(tmp_path, DOUBLE)
     before = predict(IMAGE, model=path)[1]
@@ -282,6 +294,7 @@ def test_what_is_no_package(tmp_path: Path) -> None:
     refuse(tmp_path / "a.zip", "cannot be read as a zip")
     refuse(tmp_path / "missing.zip", "cannot be read as a zip")
     refuse(tmp_path / "missing.yaml", r"missing\.yaml cannot be read")
+    refuse(tmp_path / "nowhere" / "bioimageio.yaml", r"bioimageio\.yaml cannot be read: No such file")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("folder/bioimageio.yaml", "type: model")
     refuse(tmp_path / "b.zip", r"there is no bioimageio\.yaml at its top")

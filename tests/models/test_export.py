@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from tests.networks.cases import EVERYTHING, SMALL
+from tests.networks.tiled import unsettled
 from torch import nn
 
 from napari_fcnseg._shared.errors import ImageFileError, MissingPackageError, ModelError, OutputExistsError
@@ -39,7 +40,8 @@ VALID_SIZES = [(1, 44, 44), (2, 60, 76), (1, 92, 44)]
 def small(name: str = "unet", **changes: Any) -> nn.Module:
     torch.manual_seed(0)
     network = build_network(name, in_channels=2, classes=3, **(OPTIONS[name] | changes))
-    return network.train()  # an export must not depend on it
+    # Fresh scores are 0 or next to it, which any file would give.
+    return unsettled(network).train()  # an export must not depend on it
 
 
 def images(name: str) -> list[torch.Tensor]:
@@ -51,6 +53,12 @@ def images(name: str) -> list[torch.Tensor]:
 @torch.no_grad()
 def scores(network: nn.Module, image: torch.Tensor) -> np.ndarray[Any, Any]:
     return network.eval()(image).numpy()  # type: ignore[no-any-return]
+
+
+def check_close(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any], share: float) -> None:
+    """Compare scores by a share of the largest, and see that there are some."""
+    assert wanted.std() > 1e-3 * np.abs(wanted).max() > 0
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=share * np.abs(wanted).max())
 
 
 def run_onnx(path: Path, image: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -65,7 +73,7 @@ def test_onnx_equals_the_network_at_three_sizes(name: str, tmp_path: Path) -> No
     assert network.training
     assert [file.name for file in tmp_path.iterdir()] == ["network.onnx"]
     for image in images(name):
-        np.testing.assert_allclose(run_onnx(path, image), scores(network, image), rtol=1e-4, atol=1e-4)
+        check_close(run_onnx(path, image), scores(network, image), 1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,9 +81,7 @@ def test_programs_equal_the_network_at_three_sizes(name: str, tmp_path: Path) ->
     network = small(name)
     program = torch.export.load(export_program(network, tmp_path / "network.pt2"))
     for image in images(name):
-        np.testing.assert_allclose(
-            program.module()(image).detach().numpy(), scores(network, image), rtol=1e-5, atol=1e-5
-        )
+        check_close(program.module()(image).detach().numpy(), scores(network, image), 1e-5)
 
 
 def test_a_model_is_exported_without_its_normalisation(tmp_path: Path, model: Model) -> None:
@@ -131,11 +137,29 @@ class Choosing(nn.Module):
         return self.conv(x) if x.sum() > 0 else x
 
 
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
+def faint() -> nn.Module:
+    """Return a drifting network of small scores: what is wrong with them is small too."""
+    return nn.Sequential(Drifting(), Scaled(1e-6))
+
+
 @pytest.mark.parametrize("export", [export_onnx, export_program])
 @pytest.mark.parametrize(
     ("network", "message"),
-    [(Drifting(), "differs from it by"), (Choosing(), "Choosing cannot be exported")],
-    ids=["drifting", "choosing"],
+    [
+        (Drifting(), "differs from it by"),
+        (faint(), "differs from it by"),
+        (Choosing(), "Choosing cannot be exported"),
+    ],
+    ids=["drifting", "faint", "choosing"],
 )
 def test_what_is_wrong_is_not_written(export: Any, network: nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message):

@@ -299,6 +299,14 @@ def test_a_part_too_much_or_too_little(tmp_path: Path) -> None:
         import_model(path, at_once=True)
 
 
+@pytest.mark.parametrize("name", ["vgg16", "deeplabv3_resnet50_coco"])
+def test_a_backbone_is_refused_before_it_is_downloaded(name: str) -> None:
+    with pytest.raises(
+        ModelError, match=rf"'{name}' is no whole network.*'fcn_resnet50_coco'.*load_pretrained"
+    ):
+        import_model(name, base_url="http://127.0.0.1:9")
+
+
 def test_another_pyramid(tmp_path: Path) -> None:
     path, state = write(tmp_path, layouts.semseg_pspnet(50, 4, wide))
     torch.save({name: value for name, value in state.items() if "ppm.features.3" not in name}, path)

@@ -267,6 +267,15 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, write: Callable[[Any, Path]
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("content", [b"II*\x00\x08", b"", pickle.dumps(Trap(Path("sprung")))])
+def test_nobody_is_advised_to_run_what_is_in_a_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="was not read") as caught:
+        read_weights(path)
+    assert not any(word in str(caught.value) for word in ("weights_only", "trust", "Re-running"))
+
+
 @pytest.mark.parametrize("content", [b"", b"no", BYTES[:-50], BYTES[:50], b"\xff" * 99, b"PK\x03\x04" * 9])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_damaged_files(tmp_path: Path, content: bytes, suffix: str) -> None:

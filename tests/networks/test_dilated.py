@@ -389,6 +389,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"context": "large", "variant": 10}, "context='large' is defined for variant=8 only, not for 10"),
     ({"variant": 9}, "variant=9 is not known; allowed are 7, 8, 10"),
     ({"variant": True}, "variant=True is not known"),
+    ({"variant": [8]}, r"variant=\[8\] is not known"),
     ({"context_padding": "valid"}, r"context_padding='valid' is not known; allowed are 'layers', 'input'"),
     ({"sigma": -1}, "sigma=-1 is not possible"),
     ({"context": None, "sigma": "no"}, "sigma='no' is not possible"),

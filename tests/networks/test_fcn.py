@@ -15,6 +15,7 @@ from torch import nn
 from napari_fcnseg._shared.errors import NetworkError
 from napari_fcnseg.networks import build_network
 from napari_fcnseg.networks.fcn import (
+    AT_ONCE,
     build_fcn8s,
     build_fcn8s_at_once,
     build_fcn16s,
@@ -25,7 +26,7 @@ from napari_fcnseg.networks.fcn_network import FCN
 from napari_fcnseg.networks.field import Walk
 from napari_fcnseg.networks.geometry import MAX_POOLS, MEAN_POOLS, TRANSPOSED
 from napari_fcnseg.networks.progressive import ProgressiveNetwork
-from napari_fcnseg.networks.upsampling import BilinearUpsampling
+from napari_fcnseg.networks.upsampling import BilinearUpsampling, bilinear_kernel
 
 TINY: dict[str, Any] = {"width": 1 / 16, "head_channels": 8}
 Builder = Callable[..., nn.Module]
@@ -140,6 +141,32 @@ def test_each_size_up_to_699_has_scores_without_mirroring(builder: Builder, back
     assert [sizes and sizes[walk.output] for sizes in found] == list(range(1, 700))
     with torch.inference_mode():
         assert network.scores(torch.zeros(1, 2, 71)).shape == (1, 3, 71)
+
+
+@pytest.mark.parametrize("name", ["fcn8s", "fcn8s_at_once"])
+@torch.inference_mode()
+def test_the_authors_network_by_hand(name: str) -> None:
+    """As `net.py` of the authors has it, on a size that is no multiple of 32."""
+    network: Any = unsettled(tiny(BUILDERS[name], padding="pad100"))
+    image = noise(1, 2, 71, 40)
+    pool3, pool4, pool5 = network.encoder(image)
+    score, factors = network.score_fr(network.head(pool5)), AT_ONCE if name.endswith("once") else (1, 1)
+
+    def enlarged(x: torch.Tensor, kernel: int) -> torch.Tensor:
+        weight = torch.zeros(x.shape[1], x.shape[1], kernel, kernel)
+        for c in range(x.shape[1]):
+            weight[c, c] = bilinear_kernel(kernel, 2)
+        return F.conv_transpose2d(x, weight, stride=kernel // 2)
+
+    def window(x: torch.Tensor, offset: int, like: torch.Tensor) -> torch.Tensor:
+        height, width = like.shape[2:]
+        return x[:, :, offset : offset + height, offset : offset + width]
+
+    for join, factor, pooled, offset in zip(network.joins, factors, (pool4, pool3), (5, 9), strict=True):
+        score = enlarged(score, 4)
+        score = score + window(join.score(pooled * factor), offset, score)
+    expected = window(enlarged(score, 16), 31, image)
+    torch.testing.assert_close(network.scores(image), expected, atol=1e-5, rtol=1e-5)
 
 
 # ---------------------------------------------------------------- the exact form

@@ -213,6 +213,7 @@ def test_a_batch_of_one_cannot_train_the_one_bin() -> None:
         ({"order": "last"}, "order='last' is not known; allowed are 'semseg', 'caffe', 'smp'"),
         ({"grid": (4, 2, 2, 1)}, "grid= belongs to pyramid='fixed', not to pyramid='paper'"),
         ({"pyramid": "fixed", "grid": (4, 2)}, r"grid=\(4, 2\) is not possible; give 4 sizes"),
+        ({"pyramid": "fixed", "grid": (4, 2, 1, True)}, "is not possible; give 4 sizes"),
         ({"pyramid": "fixed", "grid": (4, 2, 1.5, 1)}, "grid=.* is not possible"),
         ({"backbone": "mobilenet_v2", "stem": "deep"}, "stem belong to ResNets; leave them out"),
         ({"pyramid": None, "order": "smp"}, "order='smp' has nothing to arrange without a pyramid"),

@@ -229,12 +229,12 @@ def _checked_mask(mask: Any, array: Any, layout: Layout) -> Any:
 
 def _precision(settings: SegmentSettings, model: Model, device: torch.device) -> str:
     """Return the precision to compute in; refuse one in which the model's result would mean little."""
-    if not getattr(model.segmenter, "float32_only", False):
+    reason = getattr(model.segmenter, "float32_reason", "")
+    if not reason:
         return choose_precision(settings.precision, device)
     if settings.precision == "bfloat16":
         raise InputError(
-            f"precision='bfloat16' was asked for, but {model.record.id} unpools with switches, which rounding"
-            " would send elsewhere; take 'float32' or 'auto'."
+            f"precision='bfloat16' was asked for, but {model.record.id} {reason}; take 'float32' or 'auto'."
         )
     return "float32"
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from napari_fcnseg._shared.errors import InputError, nearest_name
+from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Box, Segmenter
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine.job import Job, make_job
@@ -27,6 +27,7 @@ from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.registry import load_model
 from napari_fcnseg.networks.anysize import mirrored
 from napari_fcnseg.networks.layers import LINEAR_MODE
+from napari_fcnseg.refine.option_checks import check_choice, check_count
 from napari_fcnseg.refine.proposals import selective_grouping
 from napari_fcnseg.refine.stitching import slices
 from napari_fcnseg.tiling.plan import round_up
@@ -123,17 +124,8 @@ def predict_proposals(
 def _check_options(window: int, shortest: int | None, limit: int, aggregate: str) -> None:
     counts = {"window": window, "limit": limit} | ({} if shortest is None else {"shortest": shortest})
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} is not possible; give a whole number of at least 1.")
-    _check_choice("aggregate", aggregate, ("max", "sum"))
-
-
-def _check_choice(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(
-            f"{option}={value!r} is not known; allowed are {', '.join(map(repr, allowed))}."
-            f"{nearest_name(str(value), allowed)}"
-        )
+        check_count(name, value, least=1)
+    check_choice("aggregate", aggregate, ("max", "sum"))
 
 
 def _job(
@@ -214,7 +206,7 @@ def ensemble(one: Any, other: Any, *, method: str = "mean") -> NDArray[np.float3
     array([[0.982],
            [0.018]], dtype=float32)
     """
-    _check_choice("method", method, ("mean", "product"))
+    check_choice("method", method, ("mean", "product"))
     a, b = np.asarray(one, np.float32), np.asarray(other, np.float32)
     if a.shape != b.shape:
         raise InputError(

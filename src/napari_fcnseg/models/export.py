@@ -297,7 +297,7 @@ def _check_same(
             found = run(image)
         same = found.shape == wanted.shape
         off = float(np.abs(found - wanted).max()) if same else np.inf
-        if not off <= TOLERANCE * max(1.0, float(np.abs(wanted).max())):
+        if not off <= TOLERANCE * float(np.abs(wanted).max()):
             raise ModelError(
                 f"what was exported of {type(network).__name__} differs from it by {off:.2g} for an image of "
                 f"{shape} pixels, so nothing was written; an operation in it does not follow the size."

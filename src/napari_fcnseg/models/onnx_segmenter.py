@@ -47,6 +47,7 @@ class OnnxSegmenter:
 
     padding_mode = "reflect"
     progressive = False
+    float32_reason = "is computed in the precision of its ONNX file"
 
     def __init__(
         self,

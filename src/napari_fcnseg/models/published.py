@@ -16,6 +16,7 @@ from napari_fcnseg.models.model import Model, make_model
 from napari_fcnseg.models.pretrained import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    PRETRAINED,
     PretrainedRecord,
     transfer,
     weights_file,
@@ -133,6 +134,7 @@ def import_model(
     A network for blue, green, red is turned to red, green, blue by its first
     convolution, so that images are given as always. The results are the same.
     """
+    _check_name(weights)
     path, published = weights_file(weights, offline=offline, base_url=base_url)
     file = keymaps.with_prefixes(read_state(path))
     layout = keymaps.published_layout(file)
@@ -154,6 +156,17 @@ def import_model(
         },
     )
     return make_model(record, network, copyable=False)
+
+
+def _check_name(weights: str | Path) -> None:
+    """Refuse a published backbone before it is downloaded."""
+    record = PRETRAINED.get(weights) if isinstance(weights, str) else None
+    if record is not None and record.layout != "fcn":
+        whole = ", ".join(repr(name) for name, known in PRETRAINED.items() if known.layout == "fcn")
+        raise ModelError(
+            f"{record.name!r} is no whole network that can be imported, as {whole} are; its backbone goes "
+            "into a network by load_pretrained."
+        )
 
 
 def _unknown(path: Path) -> str:

@@ -156,7 +156,7 @@ def read_weights(path: str | Path) -> Any:
     except Exception as error:  # what a damaged or hostile file raises is its author's choice
         raise ModelFileError(
             f"{path} was not read: it is damaged, or holds more than tensors, and nothing that a file brings "
-            f"along is ever run. Save its state dict alone, best as .safetensors. ({_first_line(error)})"
+            f"along is ever run. Save its state dict alone, best as .safetensors. ({_reason(error)})"
         ) from error
 
 
@@ -167,8 +167,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ModelFileError(f"{path} is no usable safetensors file: {error}") from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    """Return what is wrong; torch's first line would advise to run the file's code."""
+    lines = [line.strip() for line in str(error).splitlines() if "weights_only" not in line]
+    found = [line for line in lines if "WeightsUnpickler error" in line] or lines[:1]
+    return found[0] if found and "Weights only load failed" not in found[0] else type(error).__name__
 
 
 def read_state(path: str | Path) -> dict[str, torch.Tensor]:

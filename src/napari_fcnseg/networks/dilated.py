@@ -246,7 +246,7 @@ def _front_end(
 def _context(
     classes: int, *, ndim: int, context: str | None, variant: int, context_padding: str, sigma: float
 ) -> ContextModule | None:
-    if isinstance(variant, bool) or variant not in CONTEXT_DILATIONS:
+    if isinstance(variant, bool) or not isinstance(variant, int) or variant not in CONTEXT_DILATIONS:
         raise NetworkError(f"variant={variant!r} is not known; allowed are 7, 8, 10.")
     check_choice("context_padding", context_padding, CONTEXT_PADDINGS)
     check_rates(sigma=sigma)
@@ -359,8 +359,9 @@ def build_dilated(
     ndim : int
         Number of spatial axes: 1, 2 or 3.
     context : {"basic", "large", None}
-        Form of the context module; None leaves it out, and what else is said
-        of it counts for nothing, to see what it adds.
+        Form of the context module; None leaves it out, to see what it adds:
+        `context_padding`, `sigma` and, but for how scores are enlarged,
+        `variant` count for nothing then.
     variant : {7, 8, 10}
         Dilation7 (KITTI) does without dilation 16; Dilation8 is the paper's
         (VOC, CamVid); Dilation10 (Cityscapes) adds 32 and 64, and enlarges by

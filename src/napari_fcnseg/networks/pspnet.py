@@ -187,7 +187,7 @@ def _check_grid(pyramid: str | None, grid: Any) -> tuple[int, ...]:
         return GRID
     if pyramid != "fixed":
         raise NetworkError(f"grid= belongs to pyramid='fixed', not to pyramid={pyramid!r}; leave it out.")
-    whole = isinstance(grid, list | tuple) and all(isinstance(n, int) and n > 0 for n in grid)
+    whole = isinstance(grid, list | tuple) and all(type(n) is int and n > 0 for n in grid)
     if not whole or len(grid) != len(BINS):
         raise NetworkError(
             f"grid={grid!r} is not possible; give {len(BINS)} sizes in pixels of the map, such as {GRID}."

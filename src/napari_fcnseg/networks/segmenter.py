@@ -19,6 +19,8 @@ from napari_fcnseg.networks.footprint import bytes_per_pixel
 from napari_fcnseg.networks.geometry import MAX_UNPOOLS, WholeImageError, check_bounded
 from napari_fcnseg.networks.progressive import ProgressiveNetwork, cut
 
+SWITCHES = "unpools with switches, which rounding would send elsewhere"
+
 
 class NetworkSegmenter:
     """Meets :class:`~napari_fcnseg._shared.protocols.Segmenter` for a network.
@@ -68,6 +70,7 @@ class NetworkSegmenter:
         derived = derive_field(network, ndim)
         self.field = _with_override(network, derived, halo, stride, ndim)
         self.float32_only = any(isinstance(m, MAX_UNPOOLS) for m in network.modules())
+        self.float32_reason = SWITCHES if self.float32_only else ""
         # A switch names a place in the whole map, not in a box of it.
         self.progressive = derived.exact and not self.float32_only
         # Every device and precision runs what the network was now, whatever becomes of it.

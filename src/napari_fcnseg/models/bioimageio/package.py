@@ -169,7 +169,9 @@ class Package:
             raise ModelFileError(f"{self.path} cannot be read as a zip: {error}.") from error
 
     def state(self) -> tuple[tuple[str, int, int], ...]:
-        """Return what changes when someone exchanges a file of the package."""
+        """Return what changes when someone exchanges a file of the package; nothing if there is none."""
+        if not self.path.is_file():
+            return ()
         files = [self.path] if self.zipped else sorted(p for p in self.path.parent.iterdir() if p.is_file())
         stats = [(file.name, file.stat()) for file in files if file.exists()]
         return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)

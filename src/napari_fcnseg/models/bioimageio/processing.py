@@ -45,6 +45,7 @@ class ProcessedSegmenter:
         self.padding_mode = inner.padding_mode
         self.exact_tiling, self.inexact_reason = inner.exact_tiling, inner.inexact_reason
         self.progressive = inner.progressive
+        self.float32_reason = str(getattr(inner, "float32_reason", ""))
 
     def on(self, device: torch.device | str, dtype: torch.dtype) -> ProcessedSegmenter:
         """Return this segmenter for a device and precision."""
