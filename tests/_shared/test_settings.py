@@ -122,6 +122,11 @@ def test_wrong_values_are_refused(name: str, value: object, says: str) -> None:
     assert str(caught.value).startswith(f"{name} is ")
 
 
+def test_arrays_of_options_become_lists() -> None:
+    step = {"name": "smooth", "sigma": np.array([1.5, 2.0]), "halo": np.int64(3)}
+    assert SegmentSettings(refine=step).refine == ({"name": "smooth", "sigma": [1.5, 2.0], "halo": 3},)  # type: ignore[arg-type]
+
+
 def test_python_calls_segment_with_the_same_options() -> None:
     code = SegmentSettings(**FULL).to_python("picture")
     assert f"SHA-256 {HASH}" in code

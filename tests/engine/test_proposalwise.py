@@ -182,7 +182,7 @@ def test_other_numbers_of_axes(ndim: int) -> None:
         ({"window": 0}, "window=0 is not possible"),
         ({"limit": 2.5}, "limit=2.5 is not possible"),
         ({"shortest": True}, "shortest=True is not possible"),
-        ({"aggregate": "men"}, "aggregate='men' is not known; allowed are 'max', 'sum'"),
+        ({"aggregate": "men"}, "aggregate='men' is not known; give one of 'max', 'sum'"),
         ({"proposals": given((0, 0, 9, 30))}, r"empty or reaches beyond the image of shape \(16, 20\)"),
         ({"proposals": given((4, 4, 4, 8))}, "empty or reaches beyond"),
         ({"proposals": given((0, 4, 8))}, r"shape \(1, 3\); boxes are whole numbers of shape \(n, 4\)"),
@@ -221,7 +221,7 @@ def test_both_ways_to_join_two_networks() -> None:
 def test_scores_that_cannot_be_joined() -> None:
     with pytest.raises(InputError, match=r"shapes \(2, 3, 3\) and \(3, 3, 3\)"):
         ensemble(np.zeros((2, 3, 3)), np.zeros((3, 3, 3)))
-    with pytest.raises(InputError, match="method='sum' is not known; allowed are 'mean', 'product'"):
+    with pytest.raises(InputError, match="method='sum' is not known; give one of 'mean', 'product'"):
         ensemble(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)), method="sum")
 
 

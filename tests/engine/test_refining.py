@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import dask.array as da
@@ -13,6 +14,7 @@ from tests.engine.small import cells, texture
 
 from napari_fcnseg import predict, segment, segment_recorded
 from napari_fcnseg._shared.errors import InputError
+from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import refining
 from napari_fcnseg.engine.refining import refined_blocks, refined_region, unit_range
 from napari_fcnseg.preprocess.normalization import PixelTransform
@@ -82,6 +84,18 @@ def test_a_function_is_named_in_the_record_but_cannot_be_repeated() -> None:
     assert record.settings.refine == ({"name": "blurred (in memory)"},)
     with pytest.raises(InputError, match="has to be given again"):
         segment(texture(40, 40), cells(), refine=record.settings.refine)
+
+
+def test_matrices_and_directions_are_repeated_from_the_record() -> None:
+    image, matrix = texture(40, 44), np.array([[0.0, 1.0], [1.0, 0.0]])
+    step = {
+        "name": "crf", "theta_alpha": np.float32(4), "bilateral_weight": 0.3, "smoothness_weight": 0.1,
+        "compatibility": matrix, "offsets": {(1, 0): -2 * matrix},
+    }  # fmt: skip
+    labels, record = segment_recorded(image, cells(), kind="classes", refine=step)
+    assert not np.array_equal(labels, segment(image, cells(), kind="classes", refine=step | {"offsets": {}}))
+    kept = SegmentSettings.from_dict(json.loads(json.dumps(record.settings.to_dict())))
+    assert np.array_equal(segment(image, cells(), kind="classes", refine=kept.refine), labels)
 
 
 def test_objects_are_split_as_wholes() -> None:

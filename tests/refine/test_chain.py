@@ -47,6 +47,18 @@ def test_a_halo_may_be_given() -> None:
     assert make_chain({"name": "crf", "device": "cpu", "halo": 0}).halo == 0
     with pytest.raises(InputError, match="halo=-1 is not possible"):
         make_chain({"name": "smooth", "halo": -1})
+    with pytest.raises(InputError, match="'split' has no option 'halo'"):
+        make_chain({"name": "split", "halo": 3})
+
+
+@pytest.mark.parametrize("halo", [-1, 1.5, "far"])
+def test_the_halo_of_a_function_is_counted(halo: Any) -> None:
+    def wide(probabilities: NDArray[np.float32], image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return probabilities
+
+    wide.halo = halo  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=f"halo={halo!r} is not possible"):
+        make_chain(wide)
 
 
 def test_halos_add_up() -> None:
@@ -97,6 +109,12 @@ def test_what_is_no_chain_is_refused(refine: Any, message: str) -> None:
 @pytest.mark.parametrize("wrong", [UNSURE[:2], UNSURE.astype(int), np.full((4, 5), 3), np.full((4, 5), 0.5)])
 def test_what_is_neither_probabilities_nor_labels_is_refused(wrong: NDArray[Any]) -> None:
     with pytest.raises(InputError, match=r"'<lambda>' gave .* it must give float probabilities"):
+        make_chain(lambda probabilities, image: wrong).refine(UNSURE, IMAGE)
+
+
+@pytest.mark.parametrize(("wrong", "fault"), [(2 * UNSURE, "sum to 2"), (np.nan * UNSURE, "NaN")])
+def test_what_is_no_distribution_is_refused(wrong: NDArray[Any], fault: str) -> None:
+    with pytest.raises(InputError, match=f"step '<lambda>' gave what cannot be used: .*{fault}"):
         make_chain(lambda probabilities, image: wrong).refine(UNSURE, IMAGE)
 
 

@@ -13,9 +13,9 @@ from napari_fcnseg.refine.crf_options import CrfOptions
 
 
 @pytest.mark.parametrize("name", ["theta_alpha", "theta_beta", "theta_gamma"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "3"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "3", True])
 def test_bandwidths_are_positive(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"{name}=.* give a positive number"):
+    with pytest.raises(InputError, match=f"{name}=.* give a finite number of more than 0"):
         CrfOptions(**{name: value})
 
 
@@ -25,7 +25,7 @@ def test_weights_are_not_negative(name: str) -> None:
         CrfOptions(**{name: -1})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", [-1, 2.5, None])
+@pytest.mark.parametrize("value", [-1, 2.5, None, True])
 def test_iterations_are_counted(value: Any) -> None:
     with pytest.raises(InputError, match="iterations="):
         CrfOptions(iterations=value)
@@ -49,15 +49,29 @@ def test_unusable_spacing(given: Any) -> None:
         CrfOptions(spacing=given).steps(2)
 
 
-@pytest.mark.parametrize("offset", [(0, 0), (1,), (1.5, 0), 3, "ab"])
+@pytest.mark.parametrize("offset", [(0, 0), (1,), (1.5, 0), 3, "ab", "(1,)", "1,,0"])
 def test_unusable_offsets(offset: Any) -> None:
-    with pytest.raises(InputError, match="give 2 integers"):
+    with pytest.raises(InputError, match=r"give .*integers"):
         CrfOptions(offsets={offset: np.eye(2)}).directions(2, 2)
+
+
+@pytest.mark.parametrize("offset", ["(2, -1)", "2,-1"])
+def test_offsets_as_json_has_them(offset: Any) -> None:
+    assert list(CrfOptions(offsets={offset: np.eye(2)}).directions(2, 2)) == [(2, -1)]
+    assert crf_halo(theta_alpha=1, theta_gamma=1, iterations=5, offsets={offset: np.eye(2)}) == 10
+
+
+@pytest.mark.parametrize("given", ["up", [(1, 0)]])
+def test_offsets_are_a_mapping(given: Any) -> None:
+    with pytest.raises(InputError, match="give a mapping of offsets"):
+        CrfOptions(offsets=given)
 
 
 def test_a_matrix_has_numbers() -> None:
     with pytest.raises(InputError, match="compatibility has NaN or infinite values; forbid"):
         CrfOptions(compatibility=np.array([[0, np.inf], [1, 0]])).costs(2)
+    with pytest.raises(InputError, match="compatibility has shape"):
+        CrfOptions(compatibility="potts").costs(2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

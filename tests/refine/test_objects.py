@@ -186,6 +186,7 @@ BOX = np.ones((4, 5), bool)
         (lambda: seeded_watershed(BOX, BOX * 0), "at least one greater than 0"),
         (lambda: seeded_watershed(BOX, BOX * -1), "at least one greater than 0"),
         (lambda: seeded_watershed(BOX, BOX * 1.0), "whole numbers"),
+        (lambda: seeded_watershed(BOX, BOX * 2**31), "none greater than 2,147,483,647"),
         (lambda: seeded_watershed(BOX[:2], BOX * 1), "must have the same shape"),
     ],
 )

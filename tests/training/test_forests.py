@@ -267,6 +267,7 @@ def with_nan() -> Any:
         (IMAGE, {"channel_axis": 2}, "channel_axis=2 does not exist"),
         ([IMAGE, IMAGE], {}, "2 images, but 40 label arrays|do not fit"),
         (IMAGE, {"trees": 0}, "trees is 0; it must be a whole number from 1"),
+        (IMAGE, {"seed": -1}, "seed is -1; it must be a whole number from 0"),
         (IMAGE, {"leaves": 257}, "leaves is 257; it must be a whole number from 2 to 256"),
         (IMAGE, {"sigmas": (0,)}, "sigmas is"),
         (IMAGE, {"background": 9}, r"background=9 is no class; the labels have \[1, 2, 3\]"),

@@ -213,6 +213,8 @@ def as_flag(name: str, value: Any) -> list[str]:
 
 
 def _as_json(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # arrays and numbers of NumPy
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(k): _as_json(v) for k, v in value.items()}
     return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.errors import InputError, nearest_name
+from napari_fcnseg.refine.checking import check_probabilities
 from napari_fcnseg.refine.option_checks import check_count
 
 PROBABILITIES, OBJECTS = "probabilities", "objects"
@@ -154,7 +155,10 @@ def _as_probabilities(step: Step, given: Any, shape: tuple[int, ...]) -> NDArray
     """Return what a step gave as probabilities; labels become 1 for their class."""
     found: NDArray[Any] = np.asarray(given)
     if found.shape == shape and found.dtype.kind == "f":
-        return found.astype(np.float32, copy=False)
+        try:
+            return check_probabilities(found)
+        except InputError as error:
+            raise InputError(f"refine step {step.name!r} gave what cannot be used: {error}") from error
     if found.shape == shape[1:] and found.dtype.kind in "iu" and 0 <= found.min() <= found.max() < shape[0]:
         hot: NDArray[np.bool_] = np.arange(shape[0]).reshape(-1, *(1,) * found.ndim) == found
         return hot.astype(np.float32)
@@ -217,7 +221,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _step(part: Any) -> Step:
     if callable(part):
-        return Step(_name_of(part), part, halo=int(getattr(part, "halo", 0)))
+        return Step(_name_of(part), part, halo=check_count("halo", getattr(part, "halo", 0)))
     data = step_data(part) if isinstance(part, str | Mapping) else {}
     name, options = data.pop("name", None), data
     if not isinstance(name, str) or name not in REFINEMENTS:
@@ -227,7 +231,9 @@ def _step(part: Any) -> Step:
             f"{nearest_name(str(name), REFINEMENTS)}{hint}"
         )
     refinement = REFINEMENTS[name]
-    function, halo = _load(refinement.function), options.pop("halo", None)
+    function = _load(refinement.function)
+    # One object is seen whole: there is no halo to give.
+    halo = options.pop("halo", None) if refinement.halo else None
     _check_options(name, function, options)
     halo = _halo(refinement, options) if halo is None else check_count("halo", halo)
     words = inspect.signature(function).parameters

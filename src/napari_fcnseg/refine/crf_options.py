@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,7 +11,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from napari_fcnseg._shared.errors import InputError, nearest_name
+from napari_fcnseg._shared.errors import InputError
+from napari_fcnseg.refine.option_checks import check_choice, check_count, check_number, check_spacing
 
 Normalization = Literal["symmetric", "none"]
 Method = Literal["auto", "exact", "lattice"]
@@ -43,27 +45,22 @@ class CrfOptions:
     def __post_init__(self) -> None:
         """Check what can be checked without an image."""
         for name in ("theta_alpha", "theta_beta", "theta_gamma"):
-            _check_number(name, getattr(self, name), positive=True)
+            check_number(name, getattr(self, name), above=0)
         for name in ("bilateral_weight", "smoothness_weight"):
-            _check_number(name, getattr(self, name), positive=False)
-        if not isinstance(self.iterations, int | np.integer) or self.iterations < 0:
+            check_number(name, getattr(self, name))
+        check_count("iterations", self.iterations)
+        check_choice("normalization", self.normalization, get_args(Normalization))
+        check_choice("method", self.method, get_args(Method))
+        if not isinstance(self.offsets, Mapping | None):
             raise InputError(
-                f"iterations={self.iterations!r} is not possible; give an integer of at least 0."
+                f"offsets={self.offsets!r} is not possible; give a mapping of offsets to matrices."
             )
-        _check_choice("normalization", self.normalization, get_args(Normalization))
-        _check_choice("method", self.method, get_args(Method))
+        steps = {_offset(given): matrix for given, matrix in (self.offsets or {}).items()}
+        object.__setattr__(self, "offsets", steps or None)
 
     def steps(self, ndim: int) -> tuple[float, ...]:
         """Return the size of a pixel along each axis."""
-        if self.spacing is None:
-            return (1.0,) * ndim
-        steps = tuple(np.ravel(_numbers(self.spacing)).tolist())
-        if len(steps) != ndim or not all(math.isfinite(s) and s > 0 for s in steps):
-            raise InputError(
-                f"spacing={self.spacing!r} does not fit; give {ndim} positive numbers, one for each spatial "
-                "axis."
-            )
-        return steps
+        return check_spacing(self.spacing, ndim)
 
     def corner(self, ndim: int) -> tuple[float, ...]:
         """Return where the first pixel is, in pixels."""
@@ -99,18 +96,22 @@ class CrfOptions:
         """Return the offsets with their matrices."""
         found = {}
         for offset, matrix in (self.offsets or {}).items():
-            steps = tuple(offset) if isinstance(offset, Sequence) else (offset,)
-            if (
-                not all(isinstance(s, int | np.integer) for s in steps)
-                or len(steps) != ndim
-                or not any(steps)
-            ):
+            if len(offset) != ndim or not any(offset):
                 raise InputError(
                     f"the offset {offset!r} is not possible; give {ndim} integers, one for each spatial "
                     "axis, not all 0."
                 )
-            found[steps] = _matrix(f"the matrix of the offset {steps}", matrix, classes)
+            found[offset] = _matrix(f"the matrix of the offset {offset}", matrix, classes)
         return found
+
+
+def _offset(given: Any) -> tuple[int, ...]:
+    """Return an offset, which is text in settings and records, as JSON has no other keys."""
+    text = re.fullmatch(r"\(? *(-?\d+(?: *, *-?\d+)*) *,? *\)?", given) if isinstance(given, str) else None
+    parts = text[1].split(",") if text else given if isinstance(given, Sequence) else [given]
+    if text is None and not all(isinstance(part, int | np.integer) for part in parts):
+        raise InputError(f"the offset {given!r} is not possible; give integers, one for each spatial axis.")
+    return tuple(int(part) for part in parts)
 
 
 def _numbers(given: Any) -> NDArray[np.float32]:
@@ -122,7 +123,7 @@ def _numbers(given: Any) -> NDArray[np.float32]:
 
 
 def _matrix(name: str, given: ArrayLike, classes: int) -> NDArray[np.float32]:
-    matrix = np.asarray(given, np.float32)
+    matrix = _numbers(given)
     if matrix.shape != (classes, classes):
         raise InputError(
             f"{name} has shape {matrix.shape}, but the probabilities have {classes} classes; give a matrix "
@@ -131,16 +132,3 @@ def _matrix(name: str, given: ArrayLike, classes: int) -> NDArray[np.float32]:
     if not np.isfinite(matrix).all():
         raise InputError(f"{name} has NaN or infinite values; forbid a pair by a large number instead.")
     return matrix
-
-
-def _check_number(name: str, value: Any, *, positive: bool) -> None:
-    usable = isinstance(value, int | float | np.number) and math.isfinite(value)
-    if not usable or value < 0 or (positive and value == 0):
-        wanted = "a positive number" if positive else "a number of at least 0"
-        raise InputError(f"{name}={value!r} is not possible; give {wanted}.")
-
-
-def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        hint = nearest_name(str(value), known)
-        raise InputError(f"{name}={value!r} is not known; give one of {', '.join(map(repr, known))}.{hint}")

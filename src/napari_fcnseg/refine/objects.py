@@ -19,6 +19,9 @@ from skimage.segmentation import watershed
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg.refine.option_checks import check_count, check_number, check_spacing
 
+# The watershed numbers in 32 bits.
+LARGEST_SEED = 2**31 - 1
+
 Mask = NDArray[np.bool_]
 Parts = NDArray[np.int32]
 
@@ -131,9 +134,11 @@ def seeded_watershed(landscape: Any, seeds: Any, *, mask: Any = None) -> Parts:
     height, marks = np.asarray(landscape), np.asarray(seeds)
     if height.dtype.kind not in "biuf" or not np.isfinite(height).all():
         raise InputError(f"landscape is {height.dtype}, or has NaN or infinite values; give finite numbers.")
-    if marks.dtype.kind not in "iu" or marks.min(initial=0) < 0 or not marks.any():
+    fits = marks.dtype.kind in "iu" and 0 <= marks.min(initial=0) <= marks.max(initial=0) <= LARGEST_SEED
+    if not fits or not marks.any():
         raise InputError(
-            "seeds must be whole numbers, 0 where there is none, and at least one greater than 0."
+            "seeds must be whole numbers, 0 where there is none, and at least one greater than 0, "
+            f"none greater than {LARGEST_SEED:,}."
         )
     allowed = np.ones(height.shape, bool) if mask is None else _checked(mask)
     if not height.shape == marks.shape == allowed.shape:

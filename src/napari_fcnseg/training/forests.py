@@ -23,6 +23,9 @@ from napari_fcnseg.models.record import ModelClass, ModelRecord, OutputMap
 from napari_fcnseg.preprocess.normalization import Normalization
 from napari_fcnseg.training.labelled import LabelledImages
 
+# The second forest's is one more, and scikit-learn takes 32 bits.
+LARGEST_SEED = 2**32 - 2
+
 
 def train_forest(
     images: Any,
@@ -106,7 +109,7 @@ def train_forest(
     >>> np.unique(segment(image, model)).tolist()
     [0, 2]
     """
-    _check_counts(trees=(trees, 1, 10_000), leaves=(leaves, 2, MAX_LEAVES))
+    _check_counts(trees=(trees, 1, 10_000), leaves=(leaves, 2, MAX_LEAVES), seed=(seed, 0, LARGEST_SEED))
     learner = _learner("RandomForestClassifier", trees, leaves, seed)
     given = LabelledImages(images, labels, channel_axis)
     bank = PixelFeatures(given.channels, given.ndim, sigmas)  # type: ignore[arg-type]
@@ -188,6 +191,7 @@ def train_texton_forest(
     _check_counts(
         trees=(trees, 1, 10_000), leaves=(leaves, 2, MAX_LEAVES), window=(window, 1, 127),
         region=(region, 1, 127), comparisons=(comparisons, 4, 10_000), rectangles=(rectangles, 2, 10_000),
+        seed=(seed, 0, LARGEST_SEED),
     )  # fmt: skip
     first, second = (_learner("ExtraTreesClassifier", trees, leaves, seed + i) for i in range(2))
     given, rng = LabelledImages(images, labels, channel_axis), np.random.default_rng(seed)
