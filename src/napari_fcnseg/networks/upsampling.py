@@ -29,9 +29,6 @@ from napari_fcnseg._shared.errors import NetworkError
 from napari_fcnseg.networks.checks import check_axes, check_counts
 from napari_fcnseg.networks.layers import CONV_TRANSPOSE
 
-_SPREAD: dict[int, Callable[..., torch.Tensor]] = {
-    1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d,
-}  # fmt: skip
 _POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _UNPOOL: dict[int, Callable[..., torch.Tensor]] = {
     1: F.max_unpool1d, 2: F.max_unpool2d, 3: F.max_unpool3d,
@@ -308,17 +305,21 @@ class BilinearUpsampling(nn.Module):
         self.factor = factor
         # An odd factor puts output centres on input centres: its kernel is odd too.
         size = 2 * factor - factor % 2
-        self.register_buffer("kernel", bilinear_kernel(size, ndim)[None, None], persistent=False)
+        self.register_buffer("kernel", bilinear_kernel(size)[None, None], persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return maps ``(n, c, *(factor * spatial))`` of ``(n, c, *spatial)``."""
-        ndim = x.ndim - 2
-        x = F.pad(x, (1, 1) * ndim, mode="replicate")
-        # Channels do not mix, so they may pass as images of one channel each.
-        alone = x.flatten(0, 1).unsqueeze(1)
+        # The kernel is a product of one for each axis, so the axes may be enlarged one by one.
+        for axis in range(2, x.ndim):
+            x = self._along(x.movedim(axis, -1)).movedim(-1, axis)
+        return x
+
+    def _along(self, x: torch.Tensor) -> torch.Tensor:
+        """Enlarge the last axis; every row is a signal of its own."""
+        rows = F.pad(x.reshape(-1, 1, x.shape[-1]), (1, 1), mode="replicate")
         trim = (self.kernel.shape[-1] - self.factor) // 2 + self.factor
-        large = _SPREAD[ndim](alone, self.kernel, stride=self.factor, padding=trim)
-        return large.reshape(*x.shape[:2], *large.shape[2:])
+        large = F.conv_transpose1d(rows, self.kernel, stride=self.factor, padding=trim)
+        return large.reshape(*x.shape[:-1], large.shape[-1])
 
     def extra_repr(self) -> str:
         """Show the factor in the printed network."""
