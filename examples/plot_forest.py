@@ -13,8 +13,7 @@ from skimage.draw import line
 from skimage.morphology import dilation, disk
 from skimage.segmentation import mark_boundaries
 
-from napari_fcnseg import predict, segment
-from napari_fcnseg import train_forest, train_texton_forest
+from napari_fcnseg import predict, segment, train_forest, train_texton_forest
 
 # %%
 # In a viewer these strokes would be drawn by hand. 0 is unlabelled; here 1 is empty glass, 2 is stroma
