@@ -167,8 +167,9 @@ def as_array(patches: torch.Tensor) -> Any:
 
 
 WRONG: list[tuple[Callable[[torch.Tensor], Any], dict[str, Any], str]] = [
-    (torch.flatten, {"patch": ()}, "has 0 axes"),
-    (torch.flatten, {"patch": (3, 3, 3, 3)}, "has 4 axes"),
+    (torch.flatten, {"patch": ()}, r"patch=\(\) is not possible; give the sizes of 1 to 3 axes"),
+    (torch.flatten, {"patch": (3, 3, 3, 3)}, "the sizes of 1 to 3 axes"),
+    (torch.flatten, {"patch": 5}, "patch=5 is not possible; give the sizes"),
     (torch.flatten, {"patch": (3, 0)}, "patch=0 is not possible"),
     (torch.flatten, {"batch_size": 2.5}, "batch_size=2.5 is not possible"),
     (torch.flatten, {"classes": True}, "classes=True is not possible"),

@@ -71,7 +71,7 @@ def test_a_matrix_has_numbers() -> None:
     with pytest.raises(InputError, match="compatibility has NaN or infinite values; forbid"):
         CrfOptions(compatibility=np.array([[0, np.inf], [1, 0]])).costs(2)
     with pytest.raises(InputError, match="compatibility has shape"):
-        CrfOptions(compatibility="potts").costs(2)  # type: ignore[arg-type]
+        CrfOptions(compatibility="potts").costs(2)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from torch import nn
 
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Box, Margins
+from napari_fcnseg.refine.option_checks import check_count
 
 Classifier = Callable[[torch.Tensor], torch.Tensor]
 """Takes patches ``(n, channels, *patch)``, returns scores ``(n, classes)``."""
@@ -85,12 +86,14 @@ class SlidingWindow:
         classes: int,
         batch_size: int = 1024,
     ) -> None:
+        if not isinstance(patch, Sequence) or not 1 <= len(patch) <= 3:
+            raise InputError(
+                f"patch={patch!r} is not possible; give the sizes of 1 to 3 axes, such as (33, 33)."
+            )
         self.patch = tuple(patch)
-        if not 1 <= len(self.patch) <= 3:
-            raise InputError(f"patch={self.patch} has {len(self.patch)} axes; give the sizes of 1 to 3.")
         counts = {"in_channels": in_channels, "classes": classes, "batch_size": batch_size}
         for name, value in [*(("patch", size) for size in self.patch), *counts.items()]:
-            _check_count(name, value)
+            check_count(name, value, least=1)
         self.in_channels, self.out_channels, self.batch_size = in_channels, classes, batch_size
         self.device, self.dtype = torch.device("cpu"), torch.float32
         own = copy.deepcopy(classifier).eval() if isinstance(classifier, nn.Module) else classifier
@@ -188,8 +191,3 @@ class SlidingWindow:
                 f"a batch of shape {tuple(batch.shape)} has no patch of {self.in_channels} channels and "
                 f"{' x '.join(map(str, self.patch))} pixels; give (n, channels, *spatial), not smaller."
             )
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value!r} is not possible; give a whole number of at least 1.")

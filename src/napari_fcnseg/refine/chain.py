@@ -226,8 +226,9 @@ def _step(part: Any) -> Step:
     name, options = data.pop("name", None), data
     if not isinstance(name, str) or name not in REFINEMENTS:
         hint = " A recorded function has to be given again." if str(name).endswith("(in memory)") else ""
+        said = repr(name if isinstance(name, str) else part)
         raise InputError(
-            f"refine step {part!r} is not known; known are {', '.join(REFINEMENTS)}."
+            f"refine step {said} is not known; known are {', '.join(REFINEMENTS)}."
             f"{nearest_name(str(name), REFINEMENTS)}{hint}"
         )
     refinement = REFINEMENTS[name]

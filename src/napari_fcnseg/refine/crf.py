@@ -34,8 +34,8 @@ from napari_fcnseg.refine.crf_kernels import ExactKernel, GridKernel, Kernel, La
 from napari_fcnseg.refine.crf_mean_field import settle
 from napari_fcnseg.refine.crf_options import CrfOptions, Method, Normalization, Offsets
 
-# Up to so many pixels, 64 x 64, the full kernel takes less than a second; the lattice takes a hundredth.
-EXACT_UP_TO = 4096
+# Up to so many pixels, 32 x 32, the full kernel takes a moment; its time grows with their square.
+EXACT_UP_TO = 1024
 # The least probability that a class is given, so that no pixel is beyond persuasion.
 LEAST = 1e-5
 
@@ -116,7 +116,7 @@ def dense_crf(
         linear in N; the bilateral kernel is then approximated by a
         permutohedral lattice (``benchmarks/crf.py`` prints by how much) and the
         smoothness kernel ends at 3 standard deviations. ``"auto"`` is exact up
-        to 4096 pixels.
+        to 1024 pixels.
     device : str
         Where to compute, such as ``"cuda"``.
 
