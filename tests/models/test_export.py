@@ -31,7 +31,7 @@ OPTIONS = {name: SMALL[name][0] for name in NETWORKS} | {
     "pspnet": {"backbone": "resnet18", "width": 1 / 16},
 }
 # In the long run all of them; else one of each kind, as each takes seconds.
-KINDS = {"deconvnet", "dilated", "fcn8s", "pspnet", "unet", "unet_valid"}
+KINDS = {"deconvnet", "dilated", "fcn8s", "fcn32s", "pspnet", "unet", "unet_valid"}
 NAMES = sorted(NETWORKS if EVERYTHING else KINDS)
 SIZES = [(1, 37, 41), (2, 64, 96), (1, 3, 70)]
 VALID_SIZES = [(1, 44, 44), (2, 60, 76), (1, 92, 44)]

@@ -29,6 +29,9 @@ from napari_fcnseg._shared.errors import NetworkError
 from napari_fcnseg.networks.checks import check_axes, check_counts
 from napari_fcnseg.networks.layers import CONV_TRANSPOSE
 
+_SPREAD: dict[int, Callable[..., torch.Tensor]] = {
+    1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d,
+}  # fmt: skip
 _POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _UNPOOL: dict[int, Callable[..., torch.Tensor]] = {
     1: F.max_unpool1d, 2: F.max_unpool2d, 3: F.max_unpool3d,
@@ -309,17 +312,26 @@ class BilinearUpsampling(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return maps ``(n, c, *(factor * spatial))`` of ``(n, c, *spatial)``."""
-        # The kernel is a product of one for each axis, so the axes may be enlarged one by one.
-        for axis in range(2, x.ndim):
-            x = self._along(x.movedim(axis, -1)).movedim(-1, axis)
-        return x
+        # Channels do not mix, so they may pass as images of one channel each; and the kernel is a product
+        # of one for each axis, so the axes may be enlarged one by one.
+        alone = x.flatten(0, 1).unsqueeze(1)
+        for axis in range(x.ndim - 2):
+            alone = self._along(alone, axis, x.ndim - 2)
+        return alone.reshape(*x.shape[:2], *alone.shape[2:])
 
-    def _along(self, x: torch.Tensor) -> torch.Tensor:
-        """Enlarge the last axis; every row is a signal of its own."""
-        rows = F.pad(x.reshape(-1, 1, x.shape[-1]), (1, 1), mode="replicate")
-        trim = (self.kernel.shape[-1] - self.factor) // 2 + self.factor
-        large = F.conv_transpose1d(rows, self.kernel, stride=self.factor, padding=trim)
-        return large.reshape(*x.shape[:-1], large.shape[-1])
+    def _along(self, x: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
+        """Enlarge one spatial axis of images of one channel."""
+
+        def only(value: int, other: int) -> list[int]:
+            return [value if i == axis else other for i in range(ndim)]
+
+        ends = [amount for side in reversed(only(1, 0)) for amount in (side, side)]
+        size = self.kernel.shape[-1]
+        trim = (size - self.factor) // 2 + self.factor
+        return _SPREAD[ndim](
+            F.pad(x, ends, mode="replicate"), self.kernel.reshape(1, 1, *only(size, 1)),
+            stride=only(self.factor, 1), padding=only(trim, 0),
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         """Show the factor in the printed network."""
