@@ -112,9 +112,8 @@ def test_two_pixels_by_hand() -> None:
         bilateral_weight=0,
         normalization="none",
     )
-    e = np.e
-    first = 0.8 * e**2 / (0.8 * e**2 + 0.2 * e)
-    second = 0.4 * e**1.6 / (0.4 * e**1.6 + 0.6 * e**1.4)
+    first = 0.8 * np.exp(2) / (0.8 * np.exp(2) + 0.2 * np.exp(1))
+    second = 0.4 * np.exp(1.6) / (0.4 * np.exp(1.6) + 0.6 * np.exp(1.4))
     np.testing.assert_allclose(found, [[first, second], [1 - first, 1 - second]], atol=1e-6)
 
 
