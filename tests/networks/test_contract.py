@@ -229,12 +229,11 @@ def test_bfloat16_is_close_to_float32(case: Case) -> None:
     assert worst(coarse, segmenter_of(case).predict(input_of(case))) <= BFLOAT16_CLOSE
 
 
-@every
+# One axis has one layout.
+@pytest.mark.parametrize("case", [case for case in CASES if case[1] > 1], ids=named)
 @torch.inference_mode()
 def test_the_layout_in_memory_changes_nothing(case: Case) -> None:
-    layout = {2: torch.channels_last, 3: torch.channels_last_3d}.get(case[1])
-    if layout is None:
-        pytest.skip("one axis has one layout")
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[case[1]]
     network, x = network_of(case), input_of(case)
     expected = network(x)
     network = network.to(memory_format=layout)  # type: ignore[call-overload]

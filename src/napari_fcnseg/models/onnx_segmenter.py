@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.errors import ModelFileError, TilingError
-from napari_fcnseg._shared.protocols import Box, Margins
+from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.models.extras import need
-from napari_fcnseg.networks.field import Field
+from napari_fcnseg.networks.field import Field, WithField
 
 OPAQUE = "its layers lie in an ONNX file, where nothing says how far they look"
 
 
-class OnnxSegmenter:
+class OnnxSegmenter(WithField):
     """Meets :class:`~napari_fcnseg._shared.protocols.Segmenter` for an ONNX file.
 
     Parameters
@@ -67,31 +67,6 @@ class OnnxSegmenter:
         self.ndim = len(self.sizes)
         self.device = torch.device("cpu")
         self._session  # noqa: B018 - a damaged file is refused now, not at the first tile
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Tile origins must be multiples of it."""
-        return self.field.stride
-
-    @property
-    def halo(self) -> Margins:
-        """Pixels read before and after an aligned tile."""
-        return self.field.halo
-
-    @property
-    def border(self) -> Margins:
-        """Pixels the network loses before and after."""
-        return self.field.border
-
-    @property
-    def exact_tiling(self) -> bool:
-        """Whether tiles equal the whole image."""
-        return self.field.exact
-
-    @property
-    def inexact_reason(self) -> str:
-        """Why `exact_tiling` is False."""
-        return self.field.reason
 
     @functools.cached_property
     def _session(self) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from napari_fcnseg._shared.errors import NetworkError, nearest_name
+from napari_fcnseg._shared.errors import NetworkError
+from napari_fcnseg.networks.checks import check_options, named_builder
 from napari_fcnseg.networks.deconvnet import build_deconvnet
 from napari_fcnseg.networks.dilated import build_dilated, build_dilated_frontend
 from napari_fcnseg.networks.fcn import build_fcn8s, build_fcn8s_at_once, build_fcn16s, build_fcn32s
@@ -49,25 +49,6 @@ def list_networks() -> list[str]:
     return sorted(NETWORKS)
 
 
-def _builder(name: str) -> Callable[..., nn.Module]:
-    if not isinstance(name, str) or name not in NETWORKS:
-        known, near = ", ".join(sorted(NETWORKS)), nearest_name(str(name), NETWORKS)
-        raise NetworkError(f"no network is called {name!r}; known are {known}.{near}")
-    return NETWORKS[name]
-
-
-def _check_options(name: str, options: Any) -> None:
-    allowed = set(inspect.signature(_builder(name)).parameters) - {"in_channels", "classes", "ndim"}
-    if not isinstance(options, dict):
-        raise NetworkError(f"the options of {name} are a table of names and values, not {options!r}.")
-    for option in options:
-        if option not in allowed:
-            raise NetworkError(
-                f"{name} has no option {option!r}; it takes {', '.join(sorted(allowed))}."
-                f"{nearest_name(str(option), allowed)}"
-            )
-
-
 def build_network(name: str, *, in_channels: int, classes: int, ndim: int = 2, **options: Any) -> nn.Module:
     """Build a network with fresh weights.
 
@@ -100,8 +81,9 @@ def build_network(name: str, *, in_channels: int, classes: int, ndim: int = 2, *
     >>> network.config["options"]
     {'base_channels': 8}
     """
-    _check_options(name, options)
-    network = _builder(name)(in_channels, classes, ndim=ndim, **options)
+    builder = named_builder("network", name, NETWORKS)
+    check_options(name, builder, options)
+    network = builder(in_channels, classes, ndim=ndim, **options)
     network.config = {  # type: ignore[assignment]
         "network": name, "in_channels": in_channels, "classes": classes, "ndim": ndim,
         "options": copy.deepcopy(options),
@@ -139,6 +121,7 @@ def network_from_config(config: dict[str, Any]) -> nn.Module:
         raise NetworkError(
             f"a network's config has the keys {sorted(wanted)}, but this one has {sorted(config)}."
         )
-    _check_options(config["network"], config["options"])
+    # Before they are spread: a file may hold anything.
+    check_options(config["network"], named_builder("network", config["network"], NETWORKS), config["options"])
     sizes = {name: config[name] for name in ("in_channels", "classes", "ndim")}
     return build_network(config["network"], **sizes, **config["options"])

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from napari_fcnseg._shared.errors import NetworkError, nearest_name
+
+T = TypeVar("T")
+
+
+def named_builder(kind: str, name: Any, builders: Mapping[str, T]) -> T:
+    """Return the builder called `name`; raise with the known names and the nearest."""
+    if not isinstance(name, str) or name not in builders:
+        known, near = ", ".join(sorted(builders)), nearest_name(str(name), builders)
+        raise NetworkError(f"no {kind} is called {name!r}; known are {known}.{near}")
+    return builders[name]
+
+
+def check_options(name: str, builder: Callable[..., Any], options: Any) -> None:
+    """Raise unless `options` is a mapping of options that the builder takes."""
+    allowed = set(inspect.signature(builder).parameters) - {"in_channels", "classes", "ndim"}
+    if not isinstance(options, dict):
+        raise NetworkError(f"the options of {name} are a table of names and values, not {options!r}.")
+    for option in options:
+        if option not in allowed:
+            raise NetworkError(
+                f"{name} has no option {option!r}; it takes {', '.join(sorted(allowed))}."
+                f"{nearest_name(str(option), allowed)}"
+            )
 
 
 def check_choice(option: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -78,6 +78,43 @@ class Field:
     reason: str = ""
 
 
+class WithField:
+    """What a segmenter says of tiling, as its `field` has it.
+
+    Attributes
+    ----------
+    field : Field
+        Derived from layers, or stated by a file.
+    """
+
+    field: Field
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Tile origins must be multiples of it."""
+        return self.field.stride
+
+    @property
+    def halo(self) -> Margins:
+        """Pixels read before and after an aligned tile."""
+        return self.field.halo
+
+    @property
+    def border(self) -> Margins:
+        """Pixels the network loses before and after."""
+        return self.field.border
+
+    @property
+    def exact_tiling(self) -> bool:
+        """Whether tiles equal the whole image."""
+        return self.field.exact
+
+    @property
+    def inexact_reason(self) -> str:
+        """Why `exact_tiling` is False."""
+        return self.field.reason
+
+
 class _Tracer(fx.Tracer):
     """Stops at our own layers too, and walks what a network does to images of fitting size."""
 

@@ -13,7 +13,7 @@ from torch import nn
 from napari_fcnseg._shared.errors import TilingError
 from napari_fcnseg._shared.protocols import Box, Margins
 from napari_fcnseg.networks.anysize import AnySize, mirrored
-from napari_fcnseg.networks.field import TRACING, Field, derive_field
+from napari_fcnseg.networks.field import TRACING, Field, WithField, derive_field
 from napari_fcnseg.networks.folding import folded
 from napari_fcnseg.networks.footprint import bytes_per_pixel
 from napari_fcnseg.networks.geometry import MAX_UNPOOLS, WholeImageError, check_bounded
@@ -22,7 +22,7 @@ from napari_fcnseg.networks.progressive import ProgressiveNetwork, cut
 SWITCHES = "unpools with switches, which rounding would send elsewhere"
 
 
-class NetworkSegmenter:
+class NetworkSegmenter(WithField):
     """Meets :class:`~napari_fcnseg._shared.protocols.Segmenter` for a network.
 
     Parameters
@@ -97,31 +97,6 @@ class NetworkSegmenter:
     def bytes_per_pixel(self) -> int:
         """Bytes that the maps alive at one time take for each input pixel."""
         return bytes_per_pixel(self.network, self.in_channels, self.ndim, itemsize=self.dtype.itemsize)
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Tile origins must be multiples of it."""
-        return self.field.stride
-
-    @property
-    def halo(self) -> Margins:
-        """Pixels read before and after an aligned tile."""
-        return self.field.halo
-
-    @property
-    def border(self) -> Margins:
-        """Pixels the network loses before and after."""
-        return self.field.border
-
-    @property
-    def exact_tiling(self) -> bool:
-        """Whether tiles equal the whole image."""
-        return self.field.exact
-
-    @property
-    def inexact_reason(self) -> str:
-        """Why `exact_tiling` is False."""
-        return self.field.reason
 
     def _full_float32(self) -> AbstractContextManager[None]:
         """Keep a CUDA card from rounding float32 convolutions to 11 bits (TF32)."""

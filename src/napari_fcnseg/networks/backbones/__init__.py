@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from napari_fcnseg._shared.errors import NetworkError, nearest_name
 from napari_fcnseg.networks.backbones.alexnet import build_alexnet, build_alexnet_classifier
 from napari_fcnseg.networks.backbones.base import adapt_first_convolution, map_origins
 from napari_fcnseg.networks.backbones.googlenet import build_googlenet, build_googlenet_classifier
@@ -21,6 +19,7 @@ from napari_fcnseg.networks.backbones.vgg import (
     build_vgg16_bn_classifier,
     build_vgg16_classifier,
 )
+from napari_fcnseg.networks.checks import check_options, named_builder
 
 __all__ = [
     "BACKBONES",
@@ -50,25 +49,6 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     **{name: partial(build_resnet_classifier, name) for name in DEPTHS},
 }
 """Builder of every classifier by name: ``builder(in_channels, classes, *, ndim, **options)``."""
-
-
-def _builder(
-    kind: str, name: str, builders: Mapping[str, Callable[..., nn.Module]]
-) -> Callable[..., nn.Module]:
-    if not isinstance(name, str) or name not in builders:
-        known, near = ", ".join(sorted(builders)), nearest_name(str(name), builders)
-        raise NetworkError(f"no {kind} is called {name!r}; known are {known}.{near}")
-    return builders[name]
-
-
-def _check_options(name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any]) -> None:
-    allowed = set(inspect.signature(builder).parameters) - {"in_channels", "classes", "ndim"}
-    for option in options:
-        if option not in allowed:
-            raise NetworkError(
-                f"{name} has no option {option!r}; it takes {', '.join(sorted(allowed))}."
-                f"{nearest_name(option, allowed)}"
-            )
 
 
 def build_backbone(name: str, in_channels: int = 3, *, ndim: int = 2, **options: Any) -> nn.Module:
@@ -107,8 +87,8 @@ def build_backbone(name: str, in_channels: int = 3, *, ndim: int = 2, **options:
     >>> encoder.channels, encoder.strides
     ((16, 32, 32), (8, 16, 32))
     """
-    builder = _builder("backbone", name, BACKBONES)
-    _check_options(name, builder, options)
+    builder = named_builder("backbone", name, BACKBONES)
+    check_options(name, builder, options)
     return builder(in_channels, ndim=ndim, **options)
 
 
@@ -146,6 +126,6 @@ def build_classifier(
     >>> sum(weights.numel() for weights in network.parameters())
     61100840
     """
-    builder = _builder("classifier", name, CLASSIFIERS)
-    _check_options(name, builder, options)
+    builder = named_builder("classifier", name, CLASSIFIERS)
+    check_options(name, builder, options)
     return builder(in_channels, classes, ndim=ndim, **options)
