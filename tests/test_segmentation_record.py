@@ -76,7 +76,7 @@ def test_nothing_is_left_open() -> None:
     assert settings.device == done.device != "auto"
     assert settings.precision in ("float32", "bfloat16")
     assert settings.axes == "yx"
-    assert settings.tile_shape == tuple(done.plan["core_shape"])
+    assert settings.tile_shape == tuple(done.plan["layout"]["core_shape"])
     assert settings.batch_size == 1
     assert settings.label_dtype == "uint8"
     assert settings.memory is None  # the tiles say it
@@ -133,7 +133,8 @@ def test_objects_are_counted() -> None:
 
 def test_the_window_of_an_inexact_model_is_stated() -> None:
     _, done = segment_recorded(texture(45, 52), grouped())
-    assert done.plan == {"windows": [32, 32]}
+    assert done.plan["layout"]["window"] == [32, 32]
+    assert done.plan["summary"].startswith("6 windows of 32 x 32")
     assert done.settings.tile_shape == (32, 32)
     assert any("GroupNorm looks at the whole image" in note for note in done.notes)
 

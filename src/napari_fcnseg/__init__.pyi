@@ -1,3 +1,4 @@
+from ._shared.control import RunControl
 from ._shared.errors import Cancelled, FcnsegError
 from ._shared.record import RunRecord
 from ._shared.settings import SegmentSettings
@@ -18,7 +19,7 @@ from .models import (
     save_model,
 )
 from .networks import build_network, list_networks
-from .segmentation import predict, segment, segment_recorded
+from .segmentation import plan_segmentation, predict, segment, segment_recorded, segment_to_zarr
 from .training.forests import train_forest, train_texton_forest
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FcnsegError",
     "Model",
     "ModelRecord",
+    "RunControl",
     "RunRecord",
     "SegmentSettings",
     "__version__",
@@ -40,12 +42,14 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "open_image",
+    "plan_segmentation",
     "predict",
     "predict_proposals",
     "save_labels",
     "save_model",
     "segment",
     "segment_recorded",
+    "segment_to_zarr",
     "train_forest",
     "train_texton_forest",
 ]

@@ -12,20 +12,23 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_fcnseg._shared.control import Progress, RunControl
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import lazy, run
-from napari_fcnseg.engine.job import Job, make_job
+from napari_fcnseg.engine.job import Job, make_job, pixels_of, streamed
+from napari_fcnseg.engine.planning import RunPlan
 from napari_fcnseg.engine.recording import make_record
+from napari_fcnseg.engine.to_zarr import Target, segment_to_store
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.registry import is_path, load_model
-from napari_fcnseg.preprocess.normalization import Normalization
+from napari_fcnseg.preprocess.normalization import Normalization, PixelTransform
 from napari_fcnseg.refine.chain import chain_data, make_chain
 
 ModelLike: TypeAlias = str | Path | Model
 
-Progress = Callable[[int, int], None]
+Convert = Callable[[Any], Any]
 
 
 def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSettings:
@@ -55,19 +58,26 @@ def _image_array(image: Any) -> Any:
 
 
 def _mask_array(mask: Any, *, as_lazy: bool) -> Any:
-    """Return a mask as a dask array if it is to stay lazy, else as NumPy."""
-    if mask is None:
+    """Return a mask as a dask array if it is to stay lazy, else as NumPy; tissue is found later."""
+    if mask is None or isinstance(mask, str):
         return None
     return lazy.as_dask(mask) if as_lazy and lazy.is_lazy(mask) else np.asarray(mask)
 
 
-def _job(image: Any, model: Any, mask: Any, options: dict[str, Any]) -> tuple[Any, Job]:
-    """Return the image, as NumPy unless it is lazy, and what is to be done with it."""
+def _job(
+    image: Any, model: Any, mask: Any, options: dict[str, Any], convert: Convert = lazy.as_dask
+) -> tuple[Any, Job]:
+    """Return the image, as NumPy unless it is lazy, and what is to be done with it.
+
+    `convert` returns the array that is read of a lazy image.
+    """
     loaded = load_model(model)
     image, is_lazy = _image_array(image), lazy.is_lazy(image)
+    if isinstance(mask, str):
+        options = {**options, "mask": mask}
     job = make_job(
         image, loaded, _settings(model, loaded, options), _mask_array(mask, as_lazy=is_lazy),
-        lazy.as_dask if is_lazy else None, options.get("refine"),
+        convert if is_lazy else pixels_of, options.get("refine"),
     )  # fmt: skip
     return image, job
 
@@ -102,7 +112,11 @@ def segment(
     precision: str = "auto",
     label_dtype: str | None = None,
     refine: Any = None,
+    blend: str | None = None,
+    tta: str | None = None,
+    link_z: float | None = None,
     progress: Progress | None = None,
+    control: RunControl | None = None,
 ) -> Any:
     """Segment an image of any size.
 
@@ -134,13 +148,15 @@ def segment(
         Which channels to use, by index or by the name that the file gives them.
     spacing : mapping or sequence of float, optional
         Micrometres for each pixel: by axis, or in the order z, y, x of those
-        that the model looks along. The image is rescaled to the model's pixel
-        size where they differ by more than 10 %.
+        that the model looks along; what the file of an opened image states by
+        default. The image is rescaled to the model's pixel size where they
+        differ by more than 10 %, from the resolution level that is nearest to it.
     diameter : float, optional
         Typical object in pixels; rescales likewise. Give one of the two.
-    mask : array of bool, optional
+    mask : array of bool or "tissue", optional
         Where the image counts, in the shape of the image without channels.
-        Elsewhere labels are 0 and pixels may be NaN.
+        Elsewhere labels are 0 and pixels may be NaN. ``"tissue"`` finds the
+        tissue of a slide on a low level, and leaves out what is not.
     normalization : str, mapping or Normalization, optional
         The model's own by default. For colour images ``"haematoxylin"``,
         ``"haematoxylin-dab"``, ``"nuclear stain"``, ``"luminance"`` or ``"inverted
@@ -175,9 +191,22 @@ def segment(
         1) of a block with ``function.halo`` pixels around it, and returns
         probabilities. Blocks have 1024 pixels along each axis, 128 in 3D,
         wherever tiles lie; smaller images are refined as a whole.
+    blend : {"constant", "gaussian"}, optional
+        Average overlapping windows with these weights instead of tiling
+        exactly. Models that cannot be tiled exactly always are, ``"gaussian"`` by default.
+    tta : {"flips", "full"}, optional
+        Test-time augmentation: average the scores of the image mirrored along
+        each axis, and for ``"full"`` also turned by right angles in the y-x
+        plane. 4 and 8 times the work in 2D, 8 and 16 in 3D.
+    link_z : float, optional
+        Join the objects of consecutive slices along z where their overlap
+        (intersection over union) is at least this, 0 to 1, and each is the
+        other's best. For 2D models on stacks; slices stay apart by default.
     progress : callable, optional
         Called with ``(done, total)`` after each tile. What it raises ends the
         run, such as ``Cancelled``. Of lazy results called while they are computed in this process.
+    control : RunControl, optional
+        Cancels, pauses and resumes the run from another thread.
 
     Returns
     -------
@@ -207,13 +236,14 @@ def segment(
     See Also
     --------
     predict : Probabilities instead of labels.
+    segment_to_zarr : Streams into a store, whatever the size of the image.
     segment_recorded : Also returns the record of the run.
 
     Notes
     -----
     For lazy input, objects need the whole image: reading one block of the
     result runs all of it, into a temporary zarr that is kept as long as the
-    array. For images larger than the disk space for that, segment regions.
+    array. :func:`segment_to_zarr` keeps the result, and can be resumed.
 
     On Linux the first run tells the C library to keep freed memory in the
     process, which makes large tiles twice as fast on a CPU.
@@ -227,25 +257,30 @@ def segment(
     """
     options = _options(locals())
     image, job = _job(image, model, mask, options)
+    job.say_what_blending_costs()
     if lazy.is_lazy(image):
         make = lazy.lazy_classes if job.kind == "classes" else lazy.lazy_objects
-        return _image_order(make(job, progress), job)
-    return _segment_now(job, progress)[0]
+        return _image_order(make(job, progress, control), job)
+    return _segment_now(job, progress, control)[0]
+
+
+NO_SETTINGS = ("image", "model", "mask", "progress", "control", "raw")
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call that are settings."""
-    return {k: v for k, v in given.items() if k not in ("image", "model", "mask", "progress", "raw")}
+    return {k: v for k, v in given.items() if k not in NO_SETTINGS}
 
 
-def _segment_now(job: Job, progress: Progress | None) -> tuple[NDArray[Any], Any, int | None]:
-    """Return labels in the image's axis order, the normalisation, and the number of objects."""
+def _segment_now(
+    job: Job, progress: Progress | None, control: RunControl | None
+) -> tuple[NDArray[Any], PixelTransform, run.Found | None]:
+    """Return labels in the image's axis order, the normalisation, and what objects were found."""
     if job.kind == "classes":
-        labels, transform = run.run_classes(job, progress)
+        labels, transform = run.run_classes(job, progress, control)
         return _image_order(labels, job), transform, None
-    labels = np.zeros(job.shape, job.label_dtype)
-    objects, transform = run.run_objects(job, labels, progress)
-    return _image_order(labels, job), transform, objects
+    labels, found, transform = run.run_objects(job, progress, control)
+    return _image_order(labels, job), transform, found
 
 
 def segment_recorded(
@@ -254,13 +289,14 @@ def segment_recorded(
     *,
     mask: Any = None,
     progress: Progress | None = None,
+    control: RunControl | None = None,
     **options: Any,
 ) -> tuple[NDArray[Any], RunRecord]:
     """Segment an image now, and state what was done.
 
     Parameters
     ----------
-    image, model, mask, progress, **options
+    image, model, mask, progress, control, **options
         As for :func:`segment`.
 
     Returns
@@ -287,10 +323,144 @@ def segment_recorded(
     ('nuclei@1', 'float32')
     """
     started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
-    image, job = _job(image, model, mask, options)
-    labels, transform, objects = _segment_now(job, progress)
-    seconds = time.perf_counter() - clock
-    return labels, make_record(image, job, transform, started=started, seconds=seconds, objects=objects)
+    image, job = _job(image, model, mask, options, streamed)
+    labels, transform, found = _segment_now(job.say_what_blending_costs().cached(), progress, control)
+    record = make_record(
+        image, job, transform, started=started, seconds=time.perf_counter() - clock,
+        objects=found.objects if found else None, cut_by_reach=found.cut_by_reach if found else 0,
+    )  # fmt: skip
+    return labels, record
+
+
+def segment_to_zarr(
+    image: Any,
+    store: str | Path,
+    model: ModelLike = "nuclei",
+    *,
+    name: str | None = None,
+    ome_zarr_version: str = "0.5",
+    overwrite: bool = False,
+    resume: bool = True,
+    client: Any = None,
+    mask: Any = None,
+    progress: Progress | None = None,
+    control: RunControl | None = None,
+    **options: Any,
+) -> RunRecord:
+    """Segment an image of any size into an OME-Zarr label image.
+
+    Pixels stream from the image through the model into the store, within
+    `memory` whatever the size of the image. Killed at any moment and called
+    again, the run goes on where it was, and the files are those of a run that
+    was never stopped.
+
+    Parameters
+    ----------
+    image, model, mask, progress, control, **options
+        As for :func:`segment`. Lazy images (dask, zarr, what
+        :func:`open_image` returns) are read tile by tile.
+    store : str or Path
+        Folder of the label image, such as ``"nuclei.ome.zarr"``. It is called
+        ``<store>.partial`` until it is complete. With `name`: the OME-Zarr image
+        that gets the labels.
+    name : str, optional
+        Write among the labels of the OME-Zarr image `store`, under this name.
+    ome_zarr_version : {"0.5", "0.4"}
+        Of a new store; labels inside an image have the version of the image.
+    overwrite : bool
+        Replace a finished store; it stays until the new one is complete.
+    resume : bool
+        Go on with a run that was stopped; else its store is thrown away.
+    client : distributed.Client, optional
+        Spread the shards over the workers of this cluster, which must see
+        image and store under the same paths. `memory` is then for each of their threads.
+
+    Returns
+    -------
+    RunRecord
+        Also kept in the attributes of the store, under ``"napari_fcnseg"``.
+
+    Raises
+    ------
+    OutputExistsError
+        If the store is there and `overwrite` is false.
+    ResumeError
+        If the stopped run was begun with another image, model, setting or
+        version, which the message names; or if another process is at it.
+    FcnsegError
+        As for :func:`segment`.
+
+    See Also
+    --------
+    plan_segmentation : The tiles and the memory of a run, without running it.
+
+    Notes
+    -----
+    The store has as many resolution levels as the image, or levels down to 512
+    pixels; labels of a level are those of the nearest pixel. Chunks lie in
+    shards of 2048 x 2048 or 256 x 256 x 256 pixels, one file each.
+
+    That the image is still the same is told by its shape and by the pixels
+    that its normalisation is taken from: all of them up to 2^26, a fixed sample beyond.
+
+    Examples
+    --------
+    >>> import tempfile, zarr
+    >>> from skimage.data import coins
+    >>> store = tempfile.mkdtemp() + "/coins.ome.zarr"
+    >>> record = segment_to_zarr(coins()[:96, :128], store, device="cpu")
+    >>> labels = zarr.open_array(store + "/0")
+    >>> labels.shape, int(labels[:].max()) == record.objects
+    ((96, 128), True)
+    """
+    loaded = load_model(model)
+    image = _image_array(image)
+    masked = {"mask": mask} if isinstance(mask, str) else {}
+    settings = _settings(model, loaded, {**options, **masked})
+    array = _mask_array(mask, as_lazy=lazy.is_lazy(image))
+
+    def make(resolved: SegmentSettings) -> Job:
+        job = make_job(image, loaded, resolved, array, streamed, options.get("refine"))
+        return job.say_what_blending_costs()
+
+    target = Target.choose(store, name, ome_zarr_version)
+    return segment_to_store(
+        make, image, settings, target, overwrite=overwrite, resume=resume, client=client, progress=progress,
+        control=control,
+    )  # fmt: skip
+
+
+def plan_segmentation(
+    image: Any, model: ModelLike = "nuclei", *, mask: Any = None, **options: Any
+) -> RunPlan:
+    """Return the tiles and the memory of a run, without running it.
+
+    Parameters
+    ----------
+    image, model, mask, **options
+        As for :func:`segment`.
+
+    Returns
+    -------
+    RunPlan
+        Its ``describe()`` is a line to print; its ``bytes`` are what the run
+        takes at most, beside what the process holds.
+
+    Raises
+    ------
+    TilingError
+        If the run cannot fit the memory, with both numbers.
+    FcnsegError
+        As for :func:`segment`.
+
+    Examples
+    --------
+    >>> import zarr
+    >>> image = zarr.create_array({}, shape=(10_000, 10_000), chunks=(1000, 1000), dtype="uint8")
+    >>> plan_segmentation(image, memory="1GB", device="cpu", precision="float32").tiles
+    50
+    """
+    return _job(image, model, mask, options, streamed)[1].plan
 
 
 def predict(
@@ -310,7 +480,10 @@ def predict(
     device: str | None = None,
     precision: str = "auto",
     refine: Any = None,
+    blend: str | None = None,
+    tta: str | None = None,
     progress: Progress | None = None,
+    control: RunControl | None = None,
     raw: bool = False,
 ) -> Any:
     """Return the probability of each class at each pixel.
@@ -321,7 +494,7 @@ def predict(
         As for :func:`segment`.
     mask : array of bool, optional
         Where the image counts for its normalisation; probabilities are given everywhere.
-    tile_shape, batch_size, memory, device, precision, progress
+    tile_shape, batch_size, memory, device, precision, blend, tta, progress, control
         As for :func:`segment`.
     refine : optional
         As for :func:`segment`; steps of probabilities only.
@@ -361,6 +534,7 @@ def predict(
             f"refine step {of_objects[0].name!r} is about objects, and predict makes none; use segment."
         )
     image, job = _job(image, model, mask, options)
+    job.say_what_blending_costs()
     if lazy.is_lazy(image):
-        return _image_order(lazy.lazy_scores(job, progress, raw=raw), job, maps=1)
-    return _image_order(run.run_scores(job, progress, raw=raw), job, maps=1)
+        return _image_order(lazy.lazy_scores(job, progress, raw=raw, control=control), job, maps=1)
+    return _image_order(run.run_scores(job, progress, raw=raw, control=control), job, maps=1)

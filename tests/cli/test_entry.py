@@ -77,21 +77,22 @@ def test_debug_shows_where() -> None:
 
 
 @pytest.mark.parametrize(
-    ("raised", "says"),
+    ("raised", "code", "says"),
     [
-        (KeyboardInterrupt(), "cancelled\n"),
-        (ZeroDivisionError("oops"), "error: unexpected ZeroDivisionError: oops (--debug shows where)\n"),
-        (MemoryError(), "error: MemoryError\n"),
+        (KeyboardInterrupt(), 130, "cancelled\n"),
+        (ZeroDivisionError("oops"), 1, "error: unexpected ZeroDivisionError: oops (--debug shows where)\n"),
+        (MemoryError(), 1, "error: MemoryError\n"),
     ],
 )
 def test_what_no_command_expects(
-    raised: BaseException, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raised: BaseException, code: int, says: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:
     def broken(_folder: Path) -> None:
         raise raised
 
     monkeypatch.setattr(evaluate, "_label_files", broken)
-    assert main(["evaluate", "--labels", "a", "--truth", "b"]) == 1
+    assert main(["evaluate", "--labels", "a", "--truth", "b"]) == code
     assert capsys.readouterr().err == says
 
 

@@ -16,8 +16,8 @@ from napari_fcnseg.engine.blockwise import needed_box
 from napari_fcnseg.engine.gathering import Chunks, chunk_ends, gather
 from napari_fcnseg.engine.job import Job, make_job
 from napari_fcnseg.engine.layout import Layout
-from napari_fcnseg.engine.run import scores_region
 from napari_fcnseg.engine.source import Source
+from napari_fcnseg.engine.works import ScoreWork
 from napari_fcnseg.models import Model
 from napari_fcnseg.preprocess.normalization import PixelTransform
 
@@ -61,9 +61,10 @@ def test_exactly_that_is_read(data: st.DataObject, diameter: float | None, make:
     job = job_for(model, *shape, diameter=diameter)
     starts = [data.draw(st.integers(0, n - 1)) for n in shape]
     box = tuple((a, data.draw(st.integers(a + 1, n))) for a, n in zip(starts, shape, strict=True))
-    region = scores_region(job, box)
+    transform = PixelTransform(None, (0.0,), (1.0,))
+    region = ScoreWork(job, transform, (), lambda: None).region(box)
     image = Seen(shape)
-    predictor = job.predictor(PixelTransform(None, (0.0,), (1.0,)))
+    predictor = job.predictor(transform)
     predictor.region(Source.whole(image, job.source.layout), (), region, job.score_head(raw=True))
     found = [(int(i.min()), int(i.max()) + 1) for i in np.nonzero(image.seen)]
     assert tuple(found) == needed_box(job, region)

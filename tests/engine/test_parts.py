@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.engine.small import (
     cells,
     grouped,
@@ -18,26 +15,22 @@ from tests.engine.small import (
     seeded,
     seeded_volume,
     texture,
-    unpadded,
-    volume,
 )
 
 from napari_fcnseg import predict, segment
-from napari_fcnseg._shared.errors import DeviceError, InputError, TilingError
-from napari_fcnseg._shared.protocols import Box
+from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.settings import SegmentSettings
-from napari_fcnseg.engine import devices, planning
-from napari_fcnseg.engine.blending import blended_scores
 from napari_fcnseg.engine.heads import class_head, class_probabilities, object_head
 from napari_fcnseg.engine.job import make_job
 from napari_fcnseg.engine.layout import Layout
 from napari_fcnseg.engine.predictor import Predictor, neutral
-from napari_fcnseg.engine.run import Ticker, run_objects
+from napari_fcnseg.engine.run import run_objects
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.models import ModelClass, OutputMap, as_model
 from napari_fcnseg.networks import build_network
 from napari_fcnseg.preprocess.normalization import COLOURS, Normalization, PixelTransform, decide_transform
 from napari_fcnseg.preprocess.stains import haematoxylin, luminance, render
+from napari_fcnseg.tiling.shards import SHARD
 
 # Two maps count for class 1; class 5 has its own; a distance counts for nothing.
 CARD = record(
@@ -79,96 +72,8 @@ def test_without_a_seed_map_the_foreground_is_its_own_seed() -> None:
     assert torch.equal(maps[:, 0], maps[:, 1])
 
 
-def test_devices(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(devices, "available_devices", lambda: ["cuda:0", "cuda:1", "cpu"])
-    with caplog.at_level(logging.INFO):
-        assert devices.choose_device(None) == torch.device("cuda:0")
-    assert "computing on cuda:0" in caplog.text
-    assert devices.choose_device("cuda") == torch.device("cuda:0")
-    assert devices.choose_device("cuda:1") == torch.device("cuda:1")
-    assert devices.choose_device("cpu") == torch.device("cpu")
-    for wrong in ("cuda:2", "mps", "gpu", "tpu"):
-        with pytest.raises(DeviceError, match=f"device='{wrong}'.*cuda:0, cuda:1, cpu.*doctor"):
-            devices.choose_device(wrong)
-
-
-def test_available_devices_end_with_the_cpu() -> None:
-    assert devices.available_devices()[-1] == "cpu"
-
-
-def test_precision_is_resolved() -> None:
-    cpu = torch.device("cpu")
-    assert devices.choose_precision("auto", cpu) == "float32"
-    assert devices.choose_precision("bfloat16", cpu) == "bfloat16"
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    st.sampled_from([cells, unpadded, volume]),
-    st.lists(st.integers(1, 3000), min_size=3, max_size=3),
-    st.integers(10**5, 10**9),
-    st.integers(1, 4),
-)
-def test_the_tile_fits_the_memory(make: Any, sizes: list[int], memory: int, batch: int) -> None:
-    segmenter = make().segmenter
-    shape = tuple(sizes[: segmenter.ndim])
-    try:
-        core = planning.choose_tile(segmenter, shape, memory=memory, batch_size=batch)
-    except TilingError:
-        least = planning.tile_bytes(segmenter, shape, segmenter.stride)
-        assert least * batch > memory - batch
-        return
-    assert planning.tile_bytes(segmenter, shape, core) * batch <= memory
-    plan = planning.make_plan(segmenter, shape, core)
-    largest = max(int(np.prod(tile.read_shape)) for _, tile in zip(range(50), plan, strict=False))
-    assert largest * planning.pixel_bytes(segmenter) * batch <= memory
-
-
-def test_more_memory_makes_no_smaller_tile() -> None:
-    cores = [
-        planning.choose_tile(cells().segmenter, (5000, 5000), memory=m) for m in (10**6, 10**7, 10**8, 10**10)
-    ]
-    areas = [a * b for a, b in cores]
-    assert areas == sorted(areas)
-    assert areas[0] < areas[-1] == 1024**2
-    assert planning.free_memory() > 2**20
-
-
-def test_blending_is_the_weighted_mean_of_windows() -> None:
-    """Constant windows come back as they are; each region equals the crop of the whole."""
-    shape, window = (50, 37), (16, 12)
-    image = torch.from_numpy(texture(*shape))
-
-    def scores(boxes: list[Box]) -> torch.Tensor:
-        rows = [torch.arange(a, b).clamp(0, 49) for (a, b), _ in boxes]
-        columns = [torch.arange(a, b).clamp(0, 36) for _, (a, b) in boxes]
-        return torch.stack([image[r][:, c][None] for r, c in zip(rows, columns, strict=True)])
-
-    whole = blended_scores(scores, shape, window, ((0, 50), (0, 37)))
-    torch.testing.assert_close(whole[0], image)
-    for batch in (1, 3, 100):
-        part = blended_scores(scores, shape, window, ((7, 33), (20, 21)), batch)
-        assert torch.equal(part, whole[:, 7:33, 20:21])
-
-
-def test_windows_weigh_less_at_their_edge() -> None:
-    starts: list[int] = []
-
-    def scores(boxes: list[Box]) -> torch.Tensor:
-        starts.extend(box[0][0] for box in boxes)
-        return torch.stack([torch.full((1, 16), float(box[0][0])) for box in boxes])
-
-    blended = blended_scores(scores, (24,), (16,), ((0, 24),))[0]
-    assert starts == [0, 8]
-    assert torch.equal(blended[:8], torch.zeros(8))
-    assert torch.equal(blended[16:], torch.full((8,), 8.0))
-    rising = blended[8:16]
-    assert bool((rising[1:] > rising[:-1]).all())
-    assert float(rising[0] + rising[-1]) == pytest.approx(8)  # as much of one as of the other
-
-
 @pytest.mark.parametrize("make", [cells, seeded, seeded_volume, grouped])
-def test_objects_do_not_depend_on_the_block(make: Any) -> None:
+def test_objects_do_not_depend_on_the_block(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
     shape = (2, 41, 50) if model.record.ndim == 2 else (2, 9, 20, 23)
     image = texture(*shape)
@@ -176,23 +81,15 @@ def test_objects_do_not_depend_on_the_block(make: Any) -> None:
     diameter = 7.0 if model.record.diameter else None
     mask = texture(*shape, seed=2) > 0.35
     made = []
-    for edge in (None, 16, 7):
+    for edge in (10**6, 16, 7):
+        monkeypatch.setitem(SHARD, model.record.ndim, edge)
         options = SegmentSettings(axes=axes, diameter=diameter, kind="instances", device="cpu")
         job = make_job(image, model, options, mask)
-        labels = np.zeros(job.shape, job.label_dtype)
-        count, _ = run_objects(job, labels, edge=edge)
-        assert labels.max() == count > 5
+        labels, found, _ = run_objects(job)
+        assert labels.max() == found.objects > 5
         made.append(labels)
     np.testing.assert_array_equal(made[1], made[0])
     np.testing.assert_array_equal(made[2], made[0])
-
-
-def test_the_ticker_begins_anew() -> None:
-    seen: list[tuple[int, int]] = []
-    tick = Ticker(lambda done, total: seen.append((done, total)), 2)
-    for _ in range(3):
-        tick()
-    assert seen == [(1, 2), (2, 2), (1, 2)]
 
 
 @pytest.mark.parametrize(

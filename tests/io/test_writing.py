@@ -262,6 +262,16 @@ def test_png_is_as_deep_as_it_must(tmp_path: Path, high: int, dtype: Any) -> Non
     np.testing.assert_array_equal(np.asarray(opened), labels)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_large_labels_have_coarser_levels(tmp_path: Path, lazy: bool) -> None:
+    labels = np.random.default_rng(0).integers(0, 99, (1100, 40)).astype(np.uint16)
+    path = save_labels(tmp_path / "a.zarr", da.from_array(labels, chunks=300) if lazy else labels)  # type: ignore[no-untyped-call]
+    opened = open_image(path)
+    assert opened.levels == ((1100, 40), (550, 20), (275, 10))
+    np.testing.assert_array_equal(np.asarray(opened), labels)
+    np.testing.assert_array_equal(np.asarray(opened.at_level(2)), labels[2::4, 2::4])
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.npy", "a", ".zarr"])
 def test_unknown_endings_list_the_known(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImageFileError, match=r"names no format for labels. .*\.ome\.tif .*\.png .*\.zarr"):

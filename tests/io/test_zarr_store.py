@@ -280,7 +280,7 @@ def test_graph_travels_to_another_process(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_not_zarr(tmp_path: Path) -> None:
-    with pytest.raises(ImageFileError, match=r"is a folder, but not Zarr: it has none of zarr.json, .zarray"):
+    with pytest.raises(ImageFileError, match=r"is a folder, but not Zarr .it has none of zarr.json, .zarray"):
         open_image(tmp_path)
 
 

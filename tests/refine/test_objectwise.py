@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 from scipy import ndimage
+from tests.refine.stored_passes import StoredPasses, read
 
 from napari_fcnseg._shared.errors import InputError
-from napari_fcnseg.refine.objects import fill_enclosed
+from napari_fcnseg.refine.objects import fill_enclosed, split_touching
 from napari_fcnseg.refine.objectwise import object_boxes, refine_objects
+from napari_fcnseg.refine.passes import MemoryPasses
+
+Labels = NDArray[Any]
 
 
 def discs() -> NDArray[np.int64]:
@@ -26,52 +30,97 @@ def discs() -> NDArray[np.int64]:
     return labels
 
 
+def refined(labels: Labels, function: Any, edges: tuple[int, ...] | None = None, leading: int = 0) -> Labels:
+    edges = edges or labels.shape[leading:]
+    return read(refine_objects(MemoryPasses(), labels, function, block_shape=edges, leading=leading))
+
+
 @given(edge=st.tuples(st.integers(1, 45), st.integers(1, 65)))
 def test_boxes_do_not_depend_on_blocks(edge: tuple[int, int]) -> None:
     labels = discs()
-    boxes = object_boxes(labels, edge)
-    assert list(boxes) == [3, 7, 1000]
-    for number, box in boxes.items():
+    boxes, counts = object_boxes(MemoryPasses(), labels, block_shape=edge)
+    assert boxes.ids.tolist() == [3, 7, 1000]
+    for number, start, stop, count in zip(boxes.ids, boxes.starts, boxes.stops, counts, strict=True):
         places = np.argwhere(labels == number)
-        assert box == tuple(zip(places.min(0).tolist(), (places.max(0) + 1).tolist(), strict=True))
+        assert_array_equal(start, places.min(0))
+        assert_array_equal(stop, places.max(0) + 1)
+        assert count == len(np.unique(places // edge, axis=0))
+
+
+def test_boxes_that_have_a_pixel_in_common_with_another() -> None:
+    boxes, _ = object_boxes(MemoryPasses(), discs(), block_shape=(40, 60))
+    assert list(boxes.meeting(((0, 3), (0, 60)))) == [(7, ((2, 19), (4, 21)))]
+    assert [number for number, _ in boxes.meeting(((18, 33), (8, 30)))] == [3, 7, 1000]
+    assert not list(boxes.meeting(((0, 40), (21, 28))))
 
 
 def halves(mask: NDArray[np.bool_]) -> NDArray[Any]:
     """Keep the left and the right half, without the column between."""
     parts = mask.astype(int)
-    middle = mask.shape[1] // 2
-    parts[:, middle] = 0
-    parts[:, middle + 1 :] *= 2
+    middle = mask.shape[-1] // 2
+    parts[..., middle] = 0
+    parts[..., middle + 1 :] *= 2
     return parts
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_objects_become_their_parts(stored: bool, tmp_path: Path) -> None:
+def test_objects_become_their_parts() -> None:
     before = discs()
-    labels: Any = before.copy()
-    if stored:
-        labels = zarr.create_array(tmp_path / "labels", shape=before.shape, chunks=(16, 16), dtype="int64")
-        labels[:] = before
-    refine_objects(labels, halves, block_shape=(16, 16))
-    after = np.asarray(labels[:])
+    after = refined(before, halves, (16, 16))
     assert len(np.unique(after)) == 1 + 2 * 3
-    for number, box in object_boxes(before, before.shape).items():
-        middle = (box[1][0] + box[1][1]) // 2
+    for number in (3, 7, 1000):
+        inside = before == number
         columns = np.arange(60)
-        left = (before == number) & (columns < middle)
-        right = (before == number) & (columns > middle)
-        assert len(np.unique(after[left])) == len(np.unique(after[right])) == 1
-        assert after[left][0] not in (0, after[right][0])
-        assert not after[(before == number) & (columns == middle)].any()
+        present = np.flatnonzero(inside.any(0))
+        middle = present[0] + len(present) // 2
+        left, right = inside & (columns < middle), inside & (columns > middle)
+        assert (after[left] == 1 + np.flatnonzero(left)[0]).all()
+        assert (after[right] == 1 + np.flatnonzero(right)[0]).all()
+        assert not after[inside & (columns == middle)].any()
     assert not after[before == 0].any()
+
+
+@pytest.mark.parametrize("edges", [(3, 3), (3, 50), (7, 9), (39, 59), (64, 64)])
+@pytest.mark.parametrize("function", [halves, fill_enclosed, split_touching])
+def test_parts_do_not_depend_on_blocks(function: Any, edges: tuple[int, int]) -> None:
+    """Some objects have a hole, in which another may lie; blocks can lie in a hole altogether."""
+    labels = discs()
+    labels[20:30, 35:45] = 0
+    labels[8:10, 8:14] = 0
+    assert_array_equal(refined(labels, function, edges), refined(labels, function))
+    labels[25, 40] = 4
+    assert_array_equal(refined(labels, function, edges), refined(labels, function))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_stored_and_shuffled_blocks_give_the_same_parts(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    labels = ndimage.label(ndimage.gaussian_filter(random.random((2, 13, 15)), (0, 1, 1)) > 0.5)[0]
+    labels = np.where(labels > 0, labels + 50 * np.arange(2)[:, None, None], 0)  # unique in each plane
+    passes = StoredPasses(tmp_path, seed)
+    stored = passes.array("labels", labels.shape, "int32")
+    stored[...] = labels
+    made = refine_objects(passes, stored, split_touching, block_shape=(5, 8), leading=1)
+    again = refine_objects(passes, made, fill_enclosed, block_shape=(5, 8), leading=1, name="filled")
+    expected = refined(refined(labels, split_touching, leading=1), fill_enclosed, leading=1)
+    assert_array_equal(read(again), expected)
+    assert len(np.unique(expected)) > 4
+
+
+def test_objects_in_space() -> None:
+    labels = np.zeros((6, 7, 8), int)
+    labels[1:5, 1:6, 1:7] = 2
+    labels[2:4, 2:5, 2:6] = 0
+    for edges in ((2, 2, 2), (3, 7, 5)):
+        filled = refined(labels, fill_enclosed, edges)
+        assert_array_equal(filled, np.where(filled > 0, 1 + np.flatnonzero(labels)[0], 0))
+        assert filled.astype(bool).sum() == 4 * 5 * 6
 
 
 def test_neighbours_in_the_bounding_box_are_left_alone() -> None:
     labels = np.array([[1, 1, 1], [1, 2, 1], [1, 1, 1]])
-    refine_objects(labels, lambda mask: ndimage.binary_fill_holes(mask).astype(int), block_shape=(3, 3))
-    assert labels[1, 1] not in (0, labels[0, 0])
-    refine_objects(labels, lambda mask: np.zeros(mask.shape, int), block_shape=(3, 3))
-    assert not labels.any()
+    after = refined(labels, lambda mask: ndimage.binary_fill_holes(mask).astype(int), (2, 2))
+    assert after.tolist() == [[1, 1, 1], [1, 5, 1], [1, 1, 1]]
+    assert not refined(labels, lambda mask: np.zeros(mask.shape, int), (2, 2)).any()
 
 
 def test_holes_are_filled_by_the_object_that_alone_encloses_them() -> None:
@@ -85,13 +134,19 @@ def test_holes_are_filled_by_the_object_that_alone_encloses_them() -> None:
     labels[4, 12] = 0  # enclosed by 1 too, but 3 lies between
     expected = labels > 0
     expected[6, 6] = expected[4, 12] = True
-    refine_objects(labels, fill_enclosed, block_shape=(9, 16))
-    assert np.array_equal(labels > 0, expected)
-    assert labels[4, 12] == labels[4, 11] != labels[1, 9]
-    assert labels[6, 6] == labels[1, 1]
+    after = refined(labels, fill_enclosed)
+    assert_array_equal(after > 0, expected)
+    assert after[4, 12] == after[4, 11] != after[1, 9]
+    assert after[6, 6] == after[1, 1]
+
+
+def test_labels_are_not_written_to() -> None:
+    labels = discs()
+    refined(labels, halves, (16, 16))
+    assert_array_equal(labels, discs())
 
 
 @pytest.mark.parametrize("wrong", [lambda mask: mask[:1].astype(int), lambda mask: mask.astype(float)])
 def test_what_are_no_parts_is_refused(wrong: Any) -> None:
     with pytest.raises(InputError, match=r"a step of objects gave .* it must give whole numbers of shape"):
-        refine_objects(discs(), wrong, block_shape=(40, 60))
+        refined(discs(), wrong)

@@ -1,87 +1,16 @@
-"""Connected components of blocks are those of the whole."""
+"""Blocks cover an array, and know their neighbours."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import numpy as np
-import pytest
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_fcnseg._shared.protocols import Box
-from napari_fcnseg.refine.stitching import blocks, grown, label_blocks, relative, slices
-
-LONGEST = {1: 60, 2: 20, 3: 9}
-
-
-@st.composite
-def masks(draw: st.DrawFn) -> tuple[NDArray[np.bool_], tuple[int, ...]]:
-    """Return a random mask of 1 to 3 axes, from sparse to dense, and a block shape."""
-    ndim = draw(st.integers(1, 3))
-    shape = tuple(draw(st.integers(1, LONGEST[ndim])) for _ in range(ndim))
-    block_shape = tuple(draw(st.integers(max(1, n // 4), n + 2)) for n in shape)
-    share = draw(st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.8, 1.0]))
-    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    return random.random(shape) < share, block_shape
-
-
-def labelled(mask: NDArray[np.bool_], block_shape: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:
-    out = np.full(mask.shape, -7, np.int64)
-    count = label_blocks(lambda box: mask[slices(box)], out, block_shape)
-    return out, count
-
-
-def assert_same_partition(one: NDArray[Any], other: NDArray[Any]) -> None:
-    """Labels pair off one to one, and background with background."""
-    pairs = np.unique(np.stack([one.ravel(), other.ravel()]), axis=1)
-    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
-    assert_array_equal(one == 0, other == 0)
-
-
-@given(masks())
-def test_blocks_give_the_components_of_the_whole(case: tuple[NDArray[np.bool_], tuple[int, ...]]) -> None:
-    mask, block_shape = case
-    whole, expected = ndimage.label(mask)
-    labels, count = labelled(mask, block_shape)
-    assert count == expected
-    assert_array_equal(np.unique(labels[mask]), np.arange(1, count + 1))
-    assert_same_partition(labels, whole)
-
-
-def test_a_spiral_through_every_block_is_one_component() -> None:
-    """One arm crosses every seam several times, so labels must join in chains."""
-    mask = np.zeros((9, 9), bool)
-    mask[0], mask[:, 8], mask[8], mask[2:, 0], mask[2, :7], mask[2:7, 6], mask[6, 2:7] = (True,) * 7
-    labels, count = labelled(mask, (2, 2))
-    assert count == 1
-    assert_array_equal(labels, mask)
-
-
-def test_corners_do_not_touch() -> None:
-    _, count = labelled(np.eye(4, dtype=bool), (2, 2))
-    assert count == 4
-
-
-def test_zarr_is_labelled_alike() -> None:
-    mask = np.random.default_rng(3).random((17, 23)) < 0.6
-    out = zarr.zeros((17, 23), chunks=(5, 4), dtype="int64")
-    count = label_blocks(lambda box: mask[slices(box)], out, (6, 7))
-    expected, expected_count = labelled(mask, (6, 7))
-    assert count == expected_count
-    assert_array_equal(np.asarray(out[:]), expected)
-
-
-@pytest.mark.parametrize("shape", [(5,), (0,), (3, 0)])
-def test_nothing_to_label(shape: tuple[int, ...]) -> None:
-    labels, count = labelled(np.zeros(shape, bool), shape)
-    assert count == 0
-    assert not labels.any()
+from napari_fcnseg.refine.stitching import Grid, blocks, grown, overlap, relative, slices
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 11)), min_size=1, max_size=3))
@@ -102,3 +31,92 @@ def test_boxes_grow_within_the_array_and_move_to_a_corner() -> None:
     wide = grown(box, 2, (9, 10))
     assert wide == ((2, 9), (0, 5))
     assert relative(box, wide) == ((2, 6), (0, 3))
+
+
+def test_what_boxes_have_in_common() -> None:
+    assert overlap(((0, 5), (2, 9)), ((3, 8), (0, 4))) == ((3, 5), (2, 4))
+    assert overlap(((0, 2),), ((5, 8),)) == ((5, 2),)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> tuple[Grid, Box]:
+    """Return a grid of up to 2 leading and 3 spatial axes, and one of its blocks."""
+    leading, ndim = draw(st.integers(0, 2)), draw(st.integers(1, 3))
+    shape = [draw(st.integers(1, 7)) for _ in range(leading + ndim)]
+    grid = Grid.of(shape, [draw(st.integers(1, 8)) for _ in range(ndim)], leading)
+    return grid, grid.boxes[draw(st.integers(0, len(grid.boxes) - 1))]
+
+
+@given(grids())
+def test_a_grid_is_made_of_its_blocks(case: tuple[Grid, Box]) -> None:
+    grid, box = case
+    edges = grid.block
+    assert list(grid.boxes) == list(blocks(grid.shape, edges))
+    assert all(b - a == 1 for a, b in box[: grid.leading])
+    assert grid.boxes[grid.index([side[0] for side in box])] == box
+    assert grid.index([side[1] - 1 for side in box]) == grid.index([side[0] for side in box])
+    wide = grid.around(box, 2)
+    assert wide == box[: grid.leading] + grown(box[grid.leading :], 2, grid.shape[grid.leading :])
+    met = list(grid.parts(wide))
+    assert all(overlap(part, grid.boxes[index]) == part for index, part in met)
+    covered = np.zeros(grid.shape, int)
+    for _, part in met:
+        covered[slices(part)] += 1
+    assert (covered[slices(wide)] == 1).all()
+    assert covered.sum() == covered[slices(wide)].size
+
+
+@given(grids())
+def test_faces_of_a_block_are_on_the_border_or_touch_another(case: tuple[Grid, Box]) -> None:
+    grid, box = case
+    found, expected = (np.zeros(grid.shape, bool) for _ in range(2))
+    for face in grid.border_faces(box):
+        found[slices(face)] = True
+    for axis in grid.spatial:
+        expected[(slice(None),) * axis + ([0, -1],)] = True
+    inside = np.zeros(grid.shape, bool)
+    inside[slices(box)] = True
+    assert_array_equal(found, expected & inside)
+
+    index = np.empty(grid.shape, int)
+    for number, block in enumerate(grid.boxes):
+        index[slices(block)] = number
+    touching = np.zeros(grid.shape, bool)
+    for axis in grid.spatial:
+        one, other = (np.swapaxes(array, 0, axis) for array in (index, touching))
+        differ = one[1:] != one[:-1]
+        other[1:] |= differ
+        other[:-1] |= differ
+    found[:] = False
+    for face in grid.inner_faces(box):
+        found[slices(face)] = True
+    assert_array_equal(found, touching & inside)
+
+
+@given(grids())
+def test_seams_are_two_layers_deep_and_name_the_block_before(case: tuple[Grid, Box]) -> None:
+    grid, box = case
+    here = grid.index([side[0] for side in box])
+    seams = list(grid.seams(box))
+    assert [axis for axis, _, _ in seams] == [axis for axis in grid.spatial if box[axis][0]]
+    for axis, before, seam in seams:
+        start = box[axis][0]
+        assert seam[axis] == (start - 1, start + 1)
+        assert seam[:axis] + seam[axis + 1 :] == box[:axis] + box[axis + 1 :]
+        assert grid.boxes[before][axis][1] == start
+        assert before < here
+
+
+@given(grids())
+def test_blocks_are_read_and_written_without_their_leading_axes(case: tuple[Grid, Box]) -> None:
+    grid, box = case
+    array = 1 + np.arange(np.prod(grid.shape)).reshape(grid.shape)
+    block = grid.read(array, box).copy()
+    assert block.shape == tuple(b - a for a, b in box[grid.leading :])
+    assert_array_equal(1 + grid.flat_index(np.arange(block.size), box), block.ravel())
+    grid.write(array, box, -block)
+    assert_array_equal(-array[array < 0], block.ravel())
+
+
+def test_an_empty_array_has_no_blocks() -> None:
+    assert len(Grid.of((0, 5), (2, 2)).boxes) == len(Grid.of((3, 0, 5), (0, 5), 1).boxes) == 0

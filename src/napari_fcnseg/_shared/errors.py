@@ -13,6 +13,7 @@ caller would catch anyway::
     │   └── ModelFileError (ValueError)      damaged, foreign or unsafe model file
     ├── ImageFileError (ValueError)          a file that cannot be read or written as asked
     ├── OutputExistsError (FileExistsError)  would overwrite, and was not told to
+    ├── ResumeError (ValueError)             a stopped run that cannot go on as asked, or is still running
     ├── DeviceError (RuntimeError)           a device that is not there
     ├── LabelOverflowError (OverflowError)   more objects than the label type holds
     ├── MissingPackageError (ImportError)    an optional package is not installed
@@ -63,6 +64,10 @@ class ImageFileError(FcnsegError, ValueError):
 
 class OutputExistsError(FcnsegError, FileExistsError):
     """The output exists and overwriting was not asked for."""
+
+
+class ResumeError(FcnsegError, ValueError):
+    """A stopped run cannot go on as asked, or another process is still at it."""
 
 
 class DeviceError(FcnsegError, RuntimeError):

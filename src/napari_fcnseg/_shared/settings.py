@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 KINDS = ("classes", "instances")
 PRECISIONS = ("auto", "float32", "bfloat16")
+BLENDS = ("constant", "gaussian")
+AUGMENTATIONS = ("flips", "full")
+TISSUE = "tissue"
 LABEL_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 
 Channel: TypeAlias = int | str
@@ -37,8 +40,8 @@ class SegmentSettings:
     """All options of :func:`napari_fcnseg.segment`, checked and JSON-ready.
 
     The parameters are those of `segment`, with the same defaults, except that
-    `mask` is the SHA-256 of the mask array (see :func:`array_sha256`) and that a
-    model is named, never an object. Lists become tuples, NumPy numbers become
+    `mask` is ``"tissue"`` or the SHA-256 of the mask array (see :func:`array_sha256`)
+    and that a model is named, never an object. Lists become tuples, NumPy numbers become
     Python's, letters of `axes` become lower case.
 
     Raises
@@ -81,6 +84,9 @@ class SegmentSettings:
     precision: str = "auto"
     label_dtype: str | None = None
     refine: tuple[dict[str, Any], ...] | None = None
+    blend: str | None = None
+    tta: str | None = None
+    link_z: float | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -91,13 +97,18 @@ class SegmentSettings:
     def options(self) -> dict[str, Any]:
         """Return what differs from the defaults, as keyword arguments of `segment`.
 
-        `mask` is never among them: only its hash is known here.
+        An array as `mask` is not among them: only its hash is known here.
         """
         return {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name != "mask" and getattr(self, f.name) != f.default
+            if getattr(self, f.name) != f.default and not (f.name == "mask" and self.masked)
         }
+
+    @property
+    def masked(self) -> bool:
+        """Whether an array was the mask, which settings cannot hold."""
+        return self.mask not in (None, TISSUE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all settings as JSON types: tuples become lists."""
@@ -124,7 +135,7 @@ class SegmentSettings:
         """Return a script that repeats the run on the variable `image`."""
         arguments = [f"{name}={value!r}" for name, value in self.options().items()]
         lines = ["from napari_fcnseg import segment", ""]
-        if self.mask is not None:
+        if self.masked:
             lines.append(f"# mask: supply the array of the recorded run, SHA-256 {self.mask}.")
             arguments.append("mask=mask")
         return "\n".join([*lines, f"labels = segment({', '.join([image, *arguments])})", ""])
@@ -134,7 +145,7 @@ class SegmentSettings:
         words = ["napari-fcnseg", "segment", *_path_word(image), "--out", out]
         for name, value in self.options().items():
             words += as_flag(name, value)
-        if self.mask is None:
+        if not self.masked:
             return shlex.join(words)
         return (
             f"{shlex.join([*words, '--mask', 'MASK'])}  # MASK: the file whose array has SHA-256 {self.mask}"
@@ -323,9 +334,9 @@ def _pixel_sizes(name: str, value: object) -> Spacing:
 
 
 def _hash(name: str, value: object) -> str:
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+    if not isinstance(value, str) or not (value == TISSUE or _SHA256.fullmatch(value)):
         cure = "Settings hold no arrays: pass array_sha256(mask)."
-        raise _fault(name, value, "the SHA-256 of the mask, 64 hexadecimal digits", cure)
+        raise _fault(name, value, "'tissue', or the SHA-256 of the mask, 64 hexadecimal digits", cure)
     return value
 
 
@@ -387,4 +398,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "precision": _one_of(PRECISIONS),
     "label_dtype": _one_of(LABEL_DTYPES),
     "refine": _steps,
+    "blend": _one_of(BLENDS),
+    "tta": _one_of(AUGMENTATIONS),
+    "link_z": _share,
 }

@@ -68,10 +68,10 @@ def _demo_tissue(out: Path, model: str) -> None:
 
 
 def _demo_fluorescence(out: Path, model: str) -> None:
-    from napari_fcnseg.cli.overlay import to_display
     from napari_fcnseg.cli.synthetic import fluorescence_field
     from napari_fcnseg.io import save_labels
     from napari_fcnseg.metrics import average_precision
+    from napari_fcnseg.pictures import to_display
 
     image, truth = fluorescence_field()
     _save_tiff(out / "fluorescence.tif", image)
@@ -87,8 +87,8 @@ def _segment_one(
 ) -> NDArray[Any]:
     import numpy as np
 
-    from napari_fcnseg.cli.overlay import draw_outlines
     from napari_fcnseg.io import save_labels, save_png
+    from napari_fcnseg.pictures import draw_outlines
     from napari_fcnseg.segmentation import segment_recorded
 
     with Progress(name) as progress:

@@ -9,19 +9,19 @@ import traceback
 from collections.abc import Sequence
 
 from napari_fcnseg._shared.errors import Cancelled, FcnsegError
-from napari_fcnseg.cli import cite, demo, doctor, evaluate, models, networks, segment_files
+from napari_fcnseg.cli import batch, cite, demo, doctor, evaluate, models, networks, segment_files
 from napari_fcnseg.cli.console import message_of, package_version, plain_notices
 
-DONE, FAILED = 0, 1
+DONE, FAILED, STOPPED = 0, 1, 130
 
 _EPILOG = """\
 examples:
   napari-fcnseg demo                                     see it work, offline, in seconds
   napari-fcnseg segment cells.tif -o labels.tif          segment one image
-  napari-fcnseg segment *.tif -o results/ --overlay      segment many, with pictures
+  napari-fcnseg batch slides/ -o results/                segment many, with a table and a report
   napari-fcnseg COMMAND --help                           options and examples of a command
 
-exit codes: 0 done, 1 failed, 2 wrong usage
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C
 """
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 1 failed. Wrong usage and ``--help`` leave through
+        0 done, 1 failed, 130 stopped. Wrong usage and ``--help`` leave through
         ``SystemExit`` with 2 and 0, as argparse does.
 
     Examples
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(code)
     except (KeyboardInterrupt, Cancelled):
         print("cancelled", file=sys.stderr)
+        return STOPPED
     except BrokenPipeError:
         # The reader of a pipe went away, as `head` does; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, segment_files, models, networks, evaluate, doctor, cite):
+    for command in (demo, segment_files, batch, models, networks, evaluate, doctor, cite):
         command.add_command(commands, common)
     return parser
 

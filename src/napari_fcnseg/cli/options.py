@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.settings import (
+    AUGMENTATIONS,
+    BLENDS,
     KINDS,
     LABEL_DTYPES,
     PRECISIONS,
+    TISSUE,
     SegmentSettings,
     parse_memory,
 )
@@ -29,7 +32,7 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
     "channel_axis": ("axes",),
     "spacing": ("diameter",),
     "diameter": ("spacing",),
-    "kind classes": ("min_size", "clear_border", "label_dtype", "threshold", "refine"),
+    "kind classes": ("min_size", "clear_border", "label_dtype", "threshold", "refine", "link_z"),
     "kind instances": ("label_dtype",),
     "model": ("normalization", "min_size", "tile_shape", "threshold"),
     "memory": ("tile_shape",),
@@ -54,7 +57,7 @@ def settings_of(args: argparse.Namespace, recorded: SegmentSettings | None = Non
     InputError
         A value that the setting cannot have.
     """
-    names = [f.name for f in fields(SegmentSettings) if f.name != "mask"]
+    names = [f.name for f in fields(SegmentSettings) if f.name != "mask" or args.mask == TISSUE]
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     if len(given.get("channel", ())) == 1:
         given["channel"] = given["channel"][0]
@@ -92,7 +95,10 @@ def _add_input_flags(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument("--diameter", type=float, metavar="PX", help="pixels across a typical object")
     group.add_argument(
-        "--mask", metavar="FILE", help="image that is not 0 where to segment; outside the labels are 0"
+        "--mask",
+        metavar="FILE",
+        help="image that is not 0 where to segment, outside of it labels are 0; "
+        "or tissue: find the tissue of a slide",
     )
     group.add_argument(
         "--normalization", type=_checked(_normalization), metavar="HOW",
@@ -107,6 +113,20 @@ def _add_result_flags(group: argparse._ArgumentGroup) -> None:
         "--refine", type=_checked(_refinements), metavar="STEPS",
         help="what follows the model: names such as crf,split, or JSON with options",
     )  # fmt: skip
+    group.add_argument(
+        "--blend", choices=BLENDS, help="average overlapping windows instead of tiling exactly"
+    )
+    group.add_argument(
+        "--tta",
+        choices=AUGMENTATIONS,
+        help="average over mirror images (flips), and over right-angle turns too",
+    )
+    group.add_argument(
+        "--link-z",
+        type=float,
+        metavar="IOU",
+        help="join objects of consecutive slices that overlap this much",
+    )
     group.add_argument("--min-size", type=int, metavar="N", help="drop objects of fewer pixels")
     group.add_argument(
         "--clear-border", action=argparse.BooleanOptionalAction, help="drop objects that touch the border"

@@ -19,6 +19,12 @@ class Job:
     labels: Path
     record: Path
     overlay: Path | None = None
+    image_store: Path | None = None
+
+    @property
+    def to_zarr(self) -> bool:
+        """Whether the labels are streamed into a store, of their own or of an OME-Zarr image."""
+        return self.image_store is not None or self.labels.name.lower().endswith(".zarr")
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -28,11 +34,12 @@ class Job:
         )
 
 
-def plan_jobs(sources: Sequence[str], out: str, *, overlay: bool) -> list[Job]:
+def plan_jobs(sources: Sequence[str], out: str, *, overlay: bool, name: str | None = None) -> list[Job]:
     """Return one job per input.
 
     Several inputs, or an `out` that is a folder or ends in a slash, give
-    ``<stem>_labels.tif`` in that folder.
+    ``<stem>_labels.tif`` in that folder. With a `name`, `out` is the OME-Zarr
+    image that gets labels of this name.
 
     Raises
     ------
@@ -41,6 +48,8 @@ def plan_jobs(sources: Sequence[str], out: str, *, overlay: bool) -> list[Job]:
     ImageFileError
         The ending of `out` is no format for labels.
     """
+    if name is not None:
+        return [_named(sources, Path(out), name, overlay)]
     folder = _is_folder(out)
     if len(sources) > 1 and not folder and (Path(out).suffix or Path(out).exists()):
         raise InputError(
@@ -84,6 +93,22 @@ def _job(source: Path, out: Path, folder: bool, overlay: bool) -> Job:
     labels = out / f"{stem}_labels.tif" if folder else out
     picture = labels.with_name(f"{image_stem(labels).removesuffix('_labels')}_overlay.png")
     return Job(source, labels, record_path(labels), picture if overlay else None)
+
+
+def _named(sources: Sequence[str], image_store: Path, name: str, overlay: bool) -> Job:
+    if len(sources) > 1:
+        raise InputError(
+            f"{len(sources)} images were given, but --name is for the labels of one. Run them one by one."
+        )
+    beside = image_store.with_name(f"{image_stem(image_store)}_{name}_labels.tif")
+    picture = beside.with_name(f"{image_stem(image_store)}_{name}_overlay.png")
+    return Job(
+        Path(sources[0]),
+        image_store / "labels" / name,
+        record_path(beside),
+        picture if overlay else None,
+        image_store,
+    )
 
 
 def _refuse_clashes(jobs: Sequence[Job]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_fcnseg._shared.control import RunControl
 from napari_fcnseg._shared.errors import AxesError, Cancelled, FcnsegError, ImageFileError, InputError
 from napari_fcnseg._shared.record import RunRecord
-from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
+from napari_fcnseg._shared.settings import TISSUE, SegmentSettings, array_sha256
+from napari_fcnseg.cli.clusters import add_cluster_flags, cluster_client
 from napari_fcnseg.cli.console import Commands, Progress, complain, message_of, new_command
+from napari_fcnseg.cli.interrupts import stopped_by_ctrl_c
 from napari_fcnseg.cli.options import add_settings, settings_of
 from napari_fcnseg.cli.outputs import Job, plan_jobs, prepare
 
@@ -25,6 +30,8 @@ _EXAMPLES = """\
   napari-fcnseg segment slide.ome.tif -o nuclei.ome.zarr --channel DAPI --spacing 0.5
   napari-fcnseg segment stack.tif -o nuclei.tif --axes TYX --diameter 40 --device cpu
   napari-fcnseg segment other.tif -o other_labels.tif --settings cells_labels.fcnseg.json
+  napari-fcnseg segment slide.svs -o nuclei.ome.zarr --mask tissue --memory 4GB
+  napari-fcnseg segment plate.ome.zarr -o plate.ome.zarr --name nuclei --workers 4
 
 A run record, *.fcnseg.json, is written beside each output; --settings repeats it.
 """
@@ -40,6 +47,9 @@ class _Batch:
     level: int | None
     series: int | str | None
     overwrite: bool
+    control: RunControl
+    client: Any
+    store: dict[str, Any]
 
 
 def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -53,15 +63,33 @@ def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="label file (.tif .ome.tif .png .zarr .ome.zarr), or folder/ (needed for several images)",
     )  # fmt: skip
     parser.add_argument("--overlay", action="store_true", help="also write <name>_overlay.png: the outlines")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    add_source_flags(parser)
+    add_settings(parser)
+    _add_store_flags(parser.add_argument_group("output to Zarr, which streams and can be resumed"))
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """Add which run is repeated, and which part of a file is read."""
     parser.add_argument(
         "--settings", metavar="RECORD",
         help="repeat a recorded run; other flags override it, with what follows from them "
         "(a new --model brings its own normalisation)",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--level", type=int, metavar="N", help="resolution level; default: 0, the finest")
     parser.add_argument("--series", metavar="N", help="which image of a file that holds several")
-    add_settings(parser)
+
+
+def _add_store_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--name", metavar="NAME", help="write among the labels of the OME-Zarr image --out, under this name"
+    )
+    group.add_argument("--ome-zarr-version", choices=("0.5", "0.4"), default="0.5", help="default: 0.5")
+    group.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="go on with a run that was stopped (default), or start anew",
+    )  # fmt: skip
+    add_cluster_flags(group)
 
 
 def run_segment(args: argparse.Namespace) -> int:
@@ -69,16 +97,31 @@ def run_segment(args: argparse.Namespace) -> int:
     recorded = RunRecord.load(args.settings) if args.settings else None
     try:
         settings = settings_of(args, recorded.settings if recorded else None)
-        jobs = plan_jobs(args.images, args.out, overlay=args.overlay)
+        jobs = plan_jobs(args.images, args.out, overlay=args.overlay, name=args.name)
     except (InputError, ImageFileError) as exc:
         args.parser.error(str(exc))
+    _refuse_store_flags(args, jobs)
     prepare(jobs, overwrite=args.overwrite)
-    level, series = _part_of_file(args, recorded)
-    batch = _Batch(settings, recorded, _mask(args.mask, settings), level, series, args.overwrite)
-    failed = [job for job in jobs if not _survives(job, batch, alone=len(jobs) == 1)]
+    level, series = part_of_file(args, recorded)
+    store = {"name": args.name, "ome_zarr_version": args.ome_zarr_version, "resume": args.resume}
+    mask = _mask(args.mask, settings)
+    with stopped_by_ctrl_c() as control, cluster_client(args.scheduler, args.workers) as client:
+        batch = _Batch(settings, recorded, mask, level, series, args.overwrite, control, client, store)
+        failed = [job for job in jobs if not _survives(job, batch, alone=len(jobs) == 1)]
     if failed:
         complain(f"error: {len(failed)} of {len(jobs)} images failed")
     return 1 if failed else 0
+
+
+def _refuse_store_flags(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Refuse what is about Zarr where something else is written."""
+    to_zarr = all(job.to_zarr for job in jobs)
+    for flag, given in (
+        ("--name", args.name), ("--scheduler", args.scheduler), ("--workers", args.workers),
+        ("--no-resume", not args.resume), ("--ome-zarr-version", args.ome_zarr_version != "0.5"),
+    ):  # fmt: skip
+        if given and not to_zarr:
+            args.parser.error(f"{flag} is for output to Zarr; let --out end in .zarr")
 
 
 def _survives(job: Job, batch: _Batch, *, alone: bool) -> bool:
@@ -96,29 +139,51 @@ def _survives(job: Job, batch: _Batch, *, alone: bool) -> bool:
 
 
 def _run_job(job: Job, batch: _Batch) -> None:
-    from napari_fcnseg.io import open_image, save_labels
-    from napari_fcnseg.segmentation import segment_recorded
+    from napari_fcnseg.io import open_image
 
     image = open_image(job.source, level=batch.level, series=batch.series)
     options = batch.settings.options()
     if batch.mask is not None:
         options["mask"] = batch.mask
-    with Progress(job.source.name) as progress:
-        labels, record = segment_recorded(image, progress=progress, **options)
-    # What the axes turned out to be, by the file or by a flag, is what the outputs have.
-    image = replace(image, axes=record.image["axes"], axes_stated=True)
+    with Progress(Path(job.source).name) as progress:
+        run = _to_zarr if job.to_zarr else _to_file
+        labels, record = run(job, image, batch, {**options, "progress": progress, "control": batch.control})
     record = replace(record, image={**record.image, "level": batch.level, "series": batch.series})
-    save_labels(job.labels, labels, like=image, overwrite=batch.overwrite)
     record.save(job.record, overwrite=batch.overwrite)
     if job.overlay is not None:
+        # What the axes turned out to be, by the file or by a flag, is what the outputs have.
+        image = replace(image, axes=record.image["axes"], axes_stated=True)
         _save_overlay(job, image, labels, record, batch)
     _print_result(job, record, batch.recorded)
 
 
+def _to_file(job: Job, image: LazyImage, batch: _Batch, options: dict[str, Any]) -> tuple[Any, RunRecord]:
+    from napari_fcnseg.io import save_labels
+    from napari_fcnseg.segmentation import segment_recorded
+
+    labels, record = segment_recorded(image, **options)
+    like = replace(image, axes=record.image["axes"], axes_stated=True)
+    save_labels(job.labels, labels, like=like, overwrite=batch.overwrite)
+    return labels, record
+
+
+def _to_zarr(job: Job, image: LazyImage, batch: _Batch, options: dict[str, Any]) -> tuple[Any, RunRecord]:
+    from napari_fcnseg.io import open_image
+    from napari_fcnseg.segmentation import plan_segmentation, segment_to_zarr
+
+    plan_options = {k: v for k, v in options.items() if k not in ("progress", "control")}
+    complain(f"{image.name}: {plan_segmentation(image, **plan_options).describe()}")
+    store = job.image_store or job.labels
+    record = segment_to_zarr(
+        image, store, overwrite=batch.overwrite, client=batch.client, **batch.store, **options
+    )
+    return open_image(job.labels).data, record
+
+
 def _save_overlay(job: Job, image: LazyImage, labels: Any, record: RunRecord, batch: _Batch) -> None:
-    from napari_fcnseg.cli.overlay import overlay_of
     from napari_fcnseg.io import save_png
     from napari_fcnseg.models import load_model
+    from napari_fcnseg.pictures import overlay_of
 
     assert job.overlay is not None
     kind = record.settings.kind or "instances"
@@ -142,10 +207,10 @@ def _print_result(job: Job, record: RunRecord, recorded: RunRecord | None) -> No
 
 def _mask(path: str | None, settings: SegmentSettings) -> NDArray[np.bool_] | None:
     """Read the mask; a recorded run that had one cannot be repeated without."""
-    if path is None:
-        if settings.mask is not None:
+    if path is None or settings.mask == TISSUE:
+        if settings.masked:
             raise InputError(
-                f"The recorded run used a mask (SHA-256 {settings.mask[:12]}...), and records hold no "
+                f"The recorded run used a mask (SHA-256 {str(settings.mask)[:12]}...), and records hold no "
                 "pixels. Give it with --mask FILE."
             )
         return None
@@ -159,14 +224,12 @@ def _mask(path: str | None, settings: SegmentSettings) -> NDArray[np.bool_] | No
             f"The mask {path} has the axes {image.axes!r}; it must have no channels. Save one only."
         )
     mask: NDArray[np.bool_] = np.asarray(image) != 0
-    if settings.mask is not None and array_sha256(mask) != settings.mask:
+    if settings.masked and array_sha256(mask) != settings.mask:
         complain(f"note: {path} is not the mask of the recorded run")
     return mask
 
 
-def _part_of_file(
-    args: argparse.Namespace, recorded: RunRecord | None
-) -> tuple[int | None, int | str | None]:
+def part_of_file(args: argparse.Namespace, recorded: RunRecord | None) -> tuple[int | None, int | str | None]:
     """Return level and series: as asked for, else those of the recorded run."""
     known = recorded.image if recorded else {}
     level = known.get("level") if args.level is None else args.level

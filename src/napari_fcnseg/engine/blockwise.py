@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -12,33 +11,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_fcnseg._shared.control import Progress, RunControl, Ticker
 from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.engine import run
+from napari_fcnseg.engine.blending import window_plan
 from napari_fcnseg.engine.gathering import Crops
-from napari_fcnseg.engine.heads import Head
 from napari_fcnseg.engine.job import Job
 from napari_fcnseg.engine.layout import Layout
 from napari_fcnseg.engine.planning import make_plan
 from napari_fcnseg.engine.source import Source
+from napari_fcnseg.engine.works import ClassWork, Prediction, ScoreWork
 from napari_fcnseg.preprocess.normalization import PixelTransform
-from napari_fcnseg.refine.stitching import relative, slices
-from napari_fcnseg.tiling.overlap import windows
 from napari_fcnseg.tiling.padding import mirror_indices
+
+NOT_DECIDED = PixelTransform(None, (), ())
 
 
 def needed_box(job: Job, region: Box) -> Box:
     """Return which pixels of the image the tiles of a region of the model's grid read."""
     region = job.refined_region(region)
-    if job.model.segmenter.exact_tiling:
+    if job.blend is None:
         # However the region is tiled, its tiles together read what one that covers it would.
-        reads = [tile.read for tile in make_plan(job.model.segmenter, job.grid, job.grid, region=region)]
-        lost = ((0, 0),) * len(region)
+        reads = [tile.read for tile in make_plan(job.segmenter, job.grid, job.grid, region=region)]
     else:
-        reads, lost = list(windows(job.grid, job.tile_shape, region)), job.model.segmenter.border
+        plan = window_plan(job.segmenter, job.grid, job.tile_shape)
+        reads = [plan.read(window) for window in plan.reaching(region)]
     inside = []
-    for axis, (length, (before, after)) in enumerate(zip(job.grid, lost, strict=True)):
-        first, last = min(r[axis][0] for r in reads) - before, max(r[axis][1] for r in reads) + after
-        index = mirror_indices(first, last, length)
+    for axis, length in enumerate(job.grid):
+        index = mirror_indices(min(r[axis][0] for r in reads), max(r[axis][1] for r in reads), length)
         inside.append((int(index.min()), int(index.max()) + 1))
     return job.resampling.source_box(tuple(inside)) if job.resampling else tuple(inside)
 
@@ -78,23 +78,27 @@ class BlockWork:
 
     def __init__(self, job: Job, *, scores: bool, raw: bool = False) -> None:
         # The pixels come with each block; the graph of the image must not travel with the work.
-        self.job = replace(job, source=replace(job.source, array=None, mask=None))
+        original = job.original and replace(job.original, array=None)
+        self.job = replace(job, source=replace(job.source, array=None, mask=None), original=original)
         self.scores, self.raw = scores, raw
         self.maps = (run.count_maps(job, raw=raw),) if scores else ()
         self.dtype = np.dtype(np.float32) if scores else job.label_dtype
-        self.head: Head = job.score_head(raw=raw) if scores else job.class_head
-        self.ticked = run.Ticker(None, 1)
+        self.kind: type[Prediction] = ScoreWork if scores else ClassWork
+        self.ticked = Ticker(None, 1)
 
     def region(self, box: Box) -> Box:
         """Return which box of the model's grid a block of the result comes from."""
-        return run.scores_region(self.job, box) if self.scores else run.classes_region(self.job, box)
+        return self.kind(self.job, NOT_DECIDED, (), self.ticked).region(box)
 
-    def tell(self, progress: run.Progress | None, blocks: list[tuple[Box, Box]]) -> None:
+    def tell(
+        self, progress: Progress | None, control: RunControl | None, blocks: list[tuple[Box, Box]]
+    ) -> None:
         """Count the tiles of all blocks, given by their leading and spatial boxes, for `progress`."""
-        if progress:
-            planes = [math.prod(b - a for a, b in leading) for leading, _ in blocks]
-            tiles = [self.job.count_tiles(self.region(box)) for _, box in blocks]
-            self.ticked = run.Ticker(progress, sum(map(operator.mul, planes, tiles)))
+        planes = [math.prod(b - a for a, b in leading) for leading, _ in blocks]
+        tiles = (
+            [self.job.count_tiles(self.region(box)) for _, box in blocks] if progress else [1] * len(planes)
+        )
+        self.ticked = Ticker(progress, sum(map(operator.mul, planes, tiles)), control)
 
     def decide(self, parts: list[Any], places: list[Any]) -> PixelTransform:
         """Freeze the normalisation from chunks of the image and of its mask."""
@@ -112,16 +116,13 @@ class BlockWork:
         out = np.zeros((*self.maps, *counts, *(b - a for a, b in place.box)), self.dtype)
         if transform.constant and not self.raw:
             return run.nothing_found(out.shape) if self.scores else out
-        pixels, mask = self._part(part, place.crops)
-        source = self._source(pixels, mask, place)
-        make: Callable[..., NDArray[Any]] = run.score_block if self.scores else run.class_block
-        predictor = self.job.refining(transform, raw=self.raw)
-        for lead in product(*map(range, counts)):
-            at: Any = (..., *lead, *(slice(None),) * len(place.box))
-            out[at] = make(self.job, predictor, source, lead, place.box, self.head, self.ticked)
-        if mask is not None and not self.scores:
-            core: Any = (..., *slices(relative(place.box, place.needed)))
-            out *= mask[core].astype(self.dtype)
+        job = replace(self.job, source=self._source(*self._part(part, place.crops), place))
+        work = self.kind(job, transform, (), self.ticked, raw=self.raw)
+        planes = list(product(*map(range, counts)))
+        boxes = [(*((i, i + 1) for i in plane), *place.box) for plane in planes]
+        for plane, found in zip(planes, work.stream(boxes), strict=True):
+            at: Any = (..., *plane, *(slice(None),) * len(place.box))
+            out[at] = found if self.scores else found[0]
         return out
 
     def _source(self, pixels: NDArray[Any], mask: NDArray[np.bool_] | None, place: Place) -> Source:

@@ -29,29 +29,86 @@ class Head:
         other maps are needed behind them. Between the parts they may be refined.
     finish : callable
         From these maps to what is wanted.
+    direct : callable, optional
+        The same as both, faster, where nobody needs what is between.
     """
 
     maps: Function = unchanged
     finish: Function = unchanged
+    direct: Function | None = None
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """Return what is made of the scores."""
-        return self.finish(self.maps(scores))
+        return self.direct(scores) if self.direct else self.finish(self.maps(scores))
 
 
 def class_head(record: ModelRecord, threshold: float | None) -> Head:
     """Return what gives the class of each pixel, see :func:`class_labels`."""
-    return Head(probabilities_of(record), partial(class_labels, record=record, threshold=threshold))
+    finish = partial(class_labels, record=record, threshold=threshold)
+    simple = threshold is None and len(softmax_classes(record)) == len(record.class_maps)
+    return Head(probabilities_of(record), finish, partial(best_classes, record=record) if simple else None)
 
 
 def object_head(record: ModelRecord) -> Head:
     """Return what gives foreground and seed score, see :func:`foreground_and_seed`."""
-    return Head(partial(probabilities_and_seed, record=record), partial(foreground_and_seed, record=record))
+    maps = partial(probabilities_and_seed, record=record)
+    finish = partial(foreground_and_seed, record=record)
+    simple = bool(softmax_classes(record)[:1])
+    return Head(maps, finish, partial(softmax_foreground, record=record) if simple else None)
 
 
 def probabilities_of(record: ModelRecord) -> Function:
     """Return what gives the class probabilities."""
     return partial(class_probabilities, record=record)
+
+
+def softmax_classes(record: ModelRecord) -> list[int]:
+    """Return the output map of each class, background first, up to one that is not a single softmax map."""
+    found = []
+    for _, parts in record.class_maps:
+        if len(parts) != 1 or record.outputs[parts[0]].activation != "softmax":
+            break
+        found.append(parts[0])
+    return found
+
+
+def label_type(record: ModelRecord) -> torch.dtype:
+    """Return the smallest type that holds the classes."""
+    return torch.uint8 if max(value for value, _ in record.class_maps) < 256 else torch.int32
+
+
+def best_classes(scores: torch.Tensor, record: ModelRecord) -> torch.Tensor:
+    """Return the class of the largest score of each pixel, shape ``(n, 1, *spatial)``.
+
+    That is the most probable one where each class has one softmax map; of
+    probabilities that rounding makes equal it still knows the larger.
+    """
+    maps = softmax_classes(record)
+    values = [value for value, _ in record.class_maps]
+    if len(maps) == 2:  # several times faster than argmax
+        first, second = (scores[:, i : i + 1] for i in maps)
+        low, high = (torch.tensor(v, dtype=label_type(record), device=scores.device) for v in values)
+        return torch.where(second > first, high, low)
+    table = torch.tensor(values, dtype=label_type(record), device=scores.device)
+    return table[scores[:, maps].argmax(1, keepdim=True)]
+
+
+def softmax_foreground(scores: torch.Tensor, record: ModelRecord) -> torch.Tensor:
+    """Return what :func:`foreground_and_seed` does where the background has one softmax map of its own."""
+    soft = [i for i, output in enumerate(record.outputs) if output.activation == "softmax"]
+    out = scores.new_empty((len(scores), 2, *scores.shape[2:]))
+    probabilities = torch.softmax(scores[:, soft], 1)
+    torch.sub(1, probabilities[:, soft.index(softmax_classes(record)[0])], out=out[:, 0])
+    if record.objects is None:
+        out[:, 1] = out[:, 0]
+        return out
+    seed = [output.name for output in record.outputs].index(record.seed_map)
+    if seed in soft:
+        out[:, 1] = probabilities[:, soft.index(seed)]
+    else:
+        sigmoid = record.outputs[seed].activation == "sigmoid"
+        out[:, 1] = torch.sigmoid(scores[:, seed]) if sigmoid else scores[:, seed]
+    return out
 
 
 def activated(scores: torch.Tensor, record: ModelRecord) -> torch.Tensor:
@@ -81,13 +138,13 @@ def class_probabilities(scores: torch.Tensor, record: ModelRecord) -> torch.Tens
 
 
 def class_labels(probabilities: torch.Tensor, record: ModelRecord, threshold: float | None) -> torch.Tensor:
-    """Return the most probable class of each pixel, shape ``(n, 1, *spatial)``, int32.
+    """Return the most probable class of each pixel, shape ``(n, 1, *spatial)``, of :func:`label_type`.
 
     With a threshold, a pixel is background unless all classes together reach
     it; the most probable class besides the background is taken then.
     """
     values = [value for value, _ in record.class_maps]
-    table = torch.tensor(values, dtype=torch.int32, device=probabilities.device)
+    table = torch.tensor(values, dtype=label_type(record), device=probabilities.device)
     if threshold is None:
         return table[probabilities.argmax(1, keepdim=True)]
     best = table[1 + probabilities[:, 1:].argmax(1, keepdim=True)]

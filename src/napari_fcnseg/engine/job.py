@@ -14,15 +14,25 @@ from numpy.typing import NDArray
 from napari_fcnseg._shared.allocator import tune_allocator
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Box, Segmenter
-from napari_fcnseg._shared.settings import SegmentSettings
+from napari_fcnseg._shared.settings import TISSUE, SegmentSettings
+from napari_fcnseg.engine.augmented import AugmentedSegmenter
+from napari_fcnseg.engine.blending import blending_notice, window_plan
+from napari_fcnseg.engine.chunk_cache import CachedArray
 from napari_fcnseg.engine.devices import DTYPES, choose_device, choose_precision
 from napari_fcnseg.engine.heads import Head, class_head, object_head, probabilities_of
 from napari_fcnseg.engine.layout import Layout, read_layout
-from napari_fcnseg.engine.planning import choose_tile, make_plan
+from napari_fcnseg.engine.planning import RunPlan, cache_bytes, choose_tile, make_plan, plan_run
 from napari_fcnseg.engine.predictor import Predictor
 from napari_fcnseg.engine.refining import RefiningPredictor, refined_blocks, refined_region
-from napari_fcnseg.engine.scaling import choose_resampling
+from napari_fcnseg.engine.scaling import (
+    choose_factors,
+    choose_resampling,
+    nearest_level,
+    remaining,
+    with_stated_spacing,
+)
 from napari_fcnseg.engine.source import Source, check_finite, check_pixels
+from napari_fcnseg.engine.tissue import Tissue, find_tissue
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.record import ModelRecord
 from napari_fcnseg.preprocess.normalization import COLOURS, Normalization, PixelTransform, decide_transform
@@ -30,8 +40,8 @@ from napari_fcnseg.preprocess.resampling import Resampling
 from napari_fcnseg.preprocess.statistics import sample_boxes
 from napari_fcnseg.refine.chain import NO_CHAIN, Chain, make_chain
 from napari_fcnseg.refine.instances import ObjectRule
-from napari_fcnseg.refine.stitching import grown
-from napari_fcnseg.tiling.overlap import windows
+from napari_fcnseg.refine.stitching import grown, slices
+from napari_fcnseg.tiling.overlap import WINDOW
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +66,10 @@ class Job:
         What one tile writes, or the window of a model that cannot be tiled exactly.
     chain : Chain
         What refines probabilities and objects.
+    original : Source or None
+        The image that the labels are for, where `source` is a coarser level of it.
+    tissue : Tissue or None
+        Where there is something to segment; the rest is not computed.
     """
 
     model: Model
@@ -65,6 +79,8 @@ class Job:
     resampling: Resampling | None
     tile_shape: tuple[int, ...]
     chain: Chain = NO_CHAIN
+    original: Source | None = None
+    tissue: Tissue | None = None
 
     @property
     def record(self) -> ModelRecord:
@@ -72,9 +88,35 @@ class Job:
         return self.model.record
 
     @property
+    def segmenter(self) -> Segmenter:
+        """What computes scores, on its device."""
+        return _placed(self.model, self.settings)
+
+    @property
+    def blend(self) -> str | None:
+        """The weights of windows; None where tiles are exact."""
+        return blend_of(self.segmenter, self.settings)
+
+    def say_what_blending_costs(self) -> Job:
+        """Warn where the result is not that of the whole image; return the job."""
+        if self.blend is not None:
+            plan = window_plan(self.segmenter, self.grid, self.tile_shape)
+            logger.warning(blending_notice(self.segmenter, plan))
+        return self
+
+    @property
+    def plan(self) -> RunPlan:
+        """The tiles and the memory of the run."""
+        return plan_run(
+            self.segmenter, self.grid, self.tile_shape, leading=self.source.leading,
+            batch_size=self.settings.batch_size or 1, device=str(self.settings.device),
+            precision=self.settings.precision, blend=self.blend, **_load(self.source, self.kind),
+        )  # fmt: skip
+
+    @property
     def mask(self) -> Any:
         """Where the image counts, or None; axes in the order leading, space."""
-        return self.source.mask
+        return self.labelled.mask
 
     @property
     def kind(self) -> str:
@@ -82,14 +124,50 @@ class Job:
         return self.settings.kind or self.record.kind
 
     @property
+    def labelled(self) -> Source:
+        """The image that the labels are for."""
+        return self.original or self.source
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the labels, axes in the order leading, space."""
-        return self.source.leading + self.source.shape
+        return self.labelled.leading + self.labelled.shape
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Spatial shape of the grid that the model sees."""
         return self.resampling.after if self.resampling else self.source.shape
+
+    @property
+    def back(self) -> Resampling | None:
+        """From the grid of the model to the pixels of the labels, if they differ."""
+        return None if self.grid == self.labelled.shape else Resampling(self.grid, self.labelled.shape)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the image does not count everywhere."""
+        return self.tissue is not None or self.mask is not None
+
+    def mask_part(self, leading: tuple[int, ...], box: Box) -> NDArray[np.bool_] | None:
+        """Return where the image counts in a box of its own grid, or None for everywhere."""
+        if self.tissue is not None:
+            return self.tissue.part(leading, box, self.labelled.shape)
+        if self.mask is None:
+            return None
+        inside = self.labelled.index(tuple((i, i + 1) for i in leading), box)[1]
+        return np.asarray(self.mask[slices(inside)]).reshape([b - a for a, b in box])
+
+    @property
+    def wanted(self) -> Callable[[tuple[int, ...], Box], bool] | None:
+        """Tells whether anything of a box of the model's grid has to be computed; None for always."""
+        tissue = self.tissue
+        return None if tissue is None else lambda leading, box: tissue.anywhere(leading, box, self.grid)
+
+    def cached(self) -> Job:
+        """Return the job with the chunks that it reads kept for the tiles that share them."""
+        budget = cache_bytes(self.settings.memory)
+        source = replace(self.source, array=CachedArray.around(self.source.array, budget))
+        return replace(self, source=source)
 
     def sample_boxes(self) -> list[tuple[Box, Box]]:
         """Return the boxes, along the leading and the spatial axes, that the statistics come from."""
@@ -122,12 +200,13 @@ class Job:
         """Return what computes scores of this image."""
         tune_allocator()
         return Predictor(
-            segmenter=_placed(self.model, self.settings),
+            segmenter=self.segmenter,
             transform=transform,
             tile_shape=self.tile_shape,
             resampling=self.resampling,
             batch_size=self.settings.batch_size or 1,
             device=torch.device(str(self.settings.device)),
+            blend=self.blend,
         )
 
     def refining(self, transform: PixelTransform, *, raw: bool = False) -> Predictor | RefiningPredictor:
@@ -149,9 +228,9 @@ class Job:
         if self.chain.of_probabilities:
             parts = [grown(part, self.chain.halo, self.grid) for part in refined_blocks(self.grid, region)]
             return sum(replace(self, chain=NO_CHAIN).count_tiles(part) for part in parts)
-        if self.model.segmenter.exact_tiling:
-            return len(make_plan(self.model.segmenter, self.grid, self.tile_shape, region=region))
-        return sum(1 for _ in windows(self.grid, self.tile_shape, region))
+        if self.blend is None:
+            return len(make_plan(self.segmenter, self.grid, self.tile_shape, region=region))
+        return window_plan(self.segmenter, self.grid, self.tile_shape).count(region)
 
     @property
     def class_head(self) -> Head:
@@ -182,7 +261,7 @@ class Job:
         """Least number of pixels of an object, on the grid of the image."""
         if self.settings.min_size is not None:
             return self.settings.min_size
-        ratio = np.prod([n / m for n, m in zip(self.source.shape, self.grid, strict=True)])
+        ratio = np.prod([n / m for n, m in zip(self.labelled.shape, self.grid, strict=True)])
         return round(self.record.min_size * float(ratio))
 
     @property
@@ -198,17 +277,33 @@ class Job:
 
 
 def _placed(model: Model, settings: SegmentSettings) -> Segmenter:
-    return model.on(torch.device(str(settings.device)), DTYPES[settings.precision])
+    segmenter = model.on(torch.device(str(settings.device)), DTYPES[settings.precision])
+    return AugmentedSegmenter(segmenter, settings.tta) if settings.tta else segmenter
 
 
-def _axes_of(image: Any, settings: SegmentSettings) -> tuple[Any, str | None, tuple[str, ...]]:
-    """Return the array of an image, its axes, and its channel names where it states them."""
-    if hasattr(image, "channel_names") and hasattr(image, "axes"):  # what open_image returns
-        # Axes that the reader assumed are none: the user says what they are, or they are those of the model.
-        silent = settings.axes is None and settings.channel_axis is None
-        axes = image.axes if silent and image.axes_stated else settings.axes
-        return image.data, axes, tuple(image.channel_names)
-    return image, settings.axes, ()
+def is_opened(image: Any) -> bool:
+    """Tell whether an image is what `open_image` returns."""
+    return hasattr(image, "channel_names") and hasattr(image, "axes")
+
+
+def pixels_of(image: Any) -> Any:
+    """Return the array of an image: that of what `open_image` returns, or the image itself."""
+    return image.data if is_opened(image) else image
+
+
+def streamed(image: Any) -> Any:
+    """Return what is read box by box of a lazy image, without a graph where there is a way around it."""
+    direct = getattr(image, "pixels", None) if is_opened(image) else None
+    return pixels_of(image) if direct is None else direct
+
+
+def _axes_of(image: Any, settings: SegmentSettings) -> tuple[str | None, tuple[str, ...]]:
+    """Return the axes of an image, and its channel names where it states them."""
+    if not is_opened(image):
+        return settings.axes, ()
+    # Axes that the reader assumed are none: the user says what they are, or they are those of the model.
+    silent = settings.axes is None and settings.channel_axis is None
+    return image.axes if silent and image.axes_stated else settings.axes, tuple(image.channel_names)
 
 
 def _checked_mask(mask: Any, array: Any, layout: Layout) -> Any:
@@ -280,13 +375,29 @@ def _chain(settings: SegmentSettings, record: ModelRecord, refine: Any) -> Chain
     return chain
 
 
-def _tile_of(model: Model, settings: SegmentSettings, grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the tile: as asked for, as memory allows, or the window of the card."""
+def blend_of(segmenter: Segmenter, settings: SegmentSettings) -> str | None:
+    """Return the weights of windows: as asked for, Gaussian where tiles cannot be exact, else None."""
+    return settings.blend or (None if segmenter.exact_tiling else "gaussian")
+
+
+def _load(source: Source, kind: str) -> dict[str, int]:
+    """Return the bytes of a pixel that is read, and of one that is written."""
+    first, stop = source.used_channels
+    return {"pixel": source.dtype.itemsize * (stop - first), "result": 8 if kind == "instances" else 1}
+
+
+def _tile_of(
+    model: Model, settings: SegmentSettings, source: Source, grid: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the tile: as asked for, as memory allows; or the window, which never depends on memory."""
     segmenter = _placed(model, settings)
-    window = None if segmenter.exact_tiling else model.record.tile_shape
+    window = None
+    if blend_of(segmenter, settings):
+        window = model.record.tile_shape or (WINDOW[len(grid)],) * len(grid)
+    kind = settings.kind or model.record.kind
     return choose_tile(
         segmenter, grid, tile_shape=settings.tile_shape or window, memory=settings.memory,
-        batch_size=settings.batch_size or 1,
+        batch_size=settings.batch_size or 1, **_load(source, kind),
     )  # fmt: skip
 
 
@@ -295,7 +406,7 @@ def make_job(
     model: Model,
     settings: SegmentSettings,
     mask: Any = None,
-    as_lazy: Callable[[Any], Any] | None = None,
+    convert: Callable[[Any], Any] = pixels_of,
     refine: Any = None,
 ) -> Job:
     """Decide everything that needs no pixels, and refuse what cannot work.
@@ -310,8 +421,8 @@ def make_job(
         All options.
     mask : array of bool or None
         Where the image counts; NumPy or dask.
-    as_lazy : callable, optional
-        Applied to the array of the image first.
+    convert : callable
+        Returns the array that is read of an image.
     refine : optional
         As for :func:`~napari_fcnseg.refine.chain.make_chain`; that of the settings by default.
 
@@ -320,23 +431,38 @@ def make_job(
     InputError, AxesError, DeviceError, TilingError
         With what was got, what is allowed, and the cure.
     """
-    array, axes, names = _axes_of(image, settings)
-    array = as_lazy(array) if as_lazy else array
+    axes, names = _axes_of(image, settings)
+    array, record = convert(image), model.record
     check_pixels(array)
-    record = model.record
     layout = read_layout(
         array.shape, record.ndim, axes=axes, channel_axis=settings.channel_axis, channel=settings.channel,
         names=names, inputs=record.inputs, colour_input=record.colour_input,
     )  # fmt: skip
-    source = Source.whole(array, layout, _checked_mask(mask, array, layout))
-    resolved = _resolved(settings, model)
-    resampling = choose_resampling(source.shape, settings, record)
+    original = Source.whole(array, layout, _checked_mask(mask, array, layout))
+    resolved = with_stated_spacing(_resolved(settings, model), image, record)
+    source, resampling = _at_nearest_level(image, original, choose_factors(resolved, record), convert)
     return Job(
         model=model,
         source=source,
         settings=resolved,
         normalization=_normalization(settings, model, layout),
         resampling=resampling,
-        tile_shape=_tile_of(model, resolved, resampling.after if resampling else source.shape),
+        tile_shape=_tile_of(model, resolved, source, resampling.after if resampling else source.shape),
         chain=_chain(resolved, record, refine),
+        original=None if source is original else original,
+        tissue=find_tissue(image, original, convert) if settings.mask == TISSUE else None,
     )
+
+
+def _at_nearest_level(
+    image: Any, original: Source, factors: tuple[float, ...] | None, convert: Callable[[Any], Any]
+) -> tuple[Source, Resampling | None]:
+    """Return the level of an opened image that needs the least rescaling, and how it is rescaled."""
+    levels = image.levels[image.level :] if is_opened(image) and original.mask is None else ()
+    shapes = [tuple(level[axis] for axis in original.layout.spatial) for level in levels]
+    level = nearest_level(shapes, factors) if shapes else 0
+    if not level:
+        return original, choose_resampling(original.shape, factors)
+    source = Source.whole(convert(image.at_level(image.level + level)), original.layout)
+    logger.info("reading resolution level %d, %s pixels", image.level + level, source.shape)
+    return source, choose_resampling(source.shape, remaining(original.shape, source.shape, factors or ()))

@@ -13,7 +13,8 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterator
-from itertools import count, product
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ from dask.delayed import Delayed, delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from napari_fcnseg._shared.control import Progress, RunControl, Ticker
 from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.engine import run
 from napari_fcnseg.engine.blockwise import BlockWork, Place, needed_box
 from napari_fcnseg.engine.gathering import Chunks
 from napari_fcnseg.engine.job import Job
+from napari_fcnseg.engine.runners import LocalRunner
+from napari_fcnseg.engine.stored import StoredPasses
+from napari_fcnseg.engine.works import ObjectScoreWork
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.refine.stitching import slices
 
@@ -51,7 +56,7 @@ def as_dask(array: Any) -> da.Array:
 def _block_sides(job: Job) -> Iterator[tuple[tuple[int, ...], Box]]:
     """Iterate over the blocks of the result, which are those of the image: their place and their box."""
     order = job.source.layout.leading + job.source.layout.spatial
-    chunks = [job.source.array.chunks[axis] for axis in order]
+    chunks = [job.labelled.array.chunks[axis] for axis in order]
     ends = [np.cumsum(sizes).tolist() for sizes in chunks]
     sides = [[(b - n, b) for b, n in zip(e, c, strict=True)] for e, c in zip(ends, chunks, strict=True)]
     yield from zip(product(*map(range, map(len, sides))), product(*sides), strict=True)
@@ -65,7 +70,7 @@ def _array(
     layer: dict[Any, Any] = {(name, *(0 for _ in maps), *place): task for place, task in tasks.items()}
     graph = HighLevelGraph.from_collections(name, layer, dependencies=needs)
     order = job.source.layout.leading + job.source.layout.spatial
-    chunks = (*((n,) for n in maps), *(job.source.array.chunks[axis] for axis in order))
+    chunks = (*((n,) for n in maps), *(job.labelled.array.chunks[axis] for axis in order))
     return da.Array(graph, name, chunks, dtype)  # type: ignore[no-untyped-call]
 
 
@@ -88,12 +93,13 @@ def _transform(job: Job, work: Any, chunks: Chunks) -> Delayed:
     return Delayed(name, graph)  # type: ignore[no-untyped-call]
 
 
-def _assemble(job: Job, work: BlockWork, progress: run.Progress | None) -> da.Array:
+def _assemble(job: Job, work: BlockWork, progress: Progress | None, control: RunControl | None) -> da.Array:
     count = len(job.source.leading)
     boxes = {at: (sides[:count], sides[count:]) for at, sides in _block_sides(job)}
-    work.tell(progress, list(boxes.values()))
+    work.tell(progress, control, list(boxes.values()))
     chunks, node = Chunks(job.source), delayed(work, pure=False, traverse=False)
-    transform = _transform(job, node, chunks)
+    whole = chunks if job.original is None else Chunks(job.original)
+    transform = _transform(job, node, whole)
     tasks = {}
     for at, (leading, box) in boxes.items():
         needed = needed_box(job, work.region(box))
@@ -102,14 +108,16 @@ def _assemble(job: Job, work: BlockWork, progress: run.Progress | None) -> da.Ar
     return _array(job, tasks, [node, transform, *chunks.collections], work.dtype, work.maps)
 
 
-def lazy_classes(job: Job, progress: run.Progress | None = None) -> da.Array:
+def lazy_classes(job: Job, progress: Progress | None = None, control: RunControl | None = None) -> da.Array:
     """Return class labels, axes in the order leading, space, with the chunks of the image."""
-    return _assemble(job, BlockWork(job, scores=False), progress)
+    return _assemble(job, BlockWork(job, scores=False), progress, control)
 
 
-def lazy_scores(job: Job, progress: run.Progress | None = None, *, raw: bool = False) -> da.Array:
+def lazy_scores(
+    job: Job, progress: Progress | None = None, *, raw: bool = False, control: RunControl | None = None
+) -> da.Array:
     """Return score maps, shape (k, *leading, *space), with the chunks of the image along the latter."""
-    return _assemble(job, BlockWork(job, scores=True, raw=raw), progress)
+    return _assemble(job, BlockWork(job, scores=True, raw=raw), progress, control)
 
 
 class StoredObjects:
@@ -124,17 +132,19 @@ class StoredObjects:
         What to run.
     progress : callable or None
         Called with ``(done, total)`` after each tile.
+    control : RunControl or None
+        Looked at after each tile.
     """
 
-    def __init__(self, job: Job, progress: run.Progress | None) -> None:
-        self.job, self.progress = job, progress
+    def __init__(self, job: Job, progress: Progress | None, control: RunControl | None) -> None:
+        self.job, self.progress, self.control = job, progress, control
         self.folder = Path(tempfile.mkdtemp(prefix="fcnseg-"))
         self._lock = threading.Lock()
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process cannot call back, nor wait for this one's lock.
-        return {"job": self.job, "progress": None, "folder": self.folder}
+        return {"job": self.job, "progress": None, "control": None, "folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -144,31 +154,17 @@ class StoredObjects:
         path, finished = self.folder / "labels", self.folder / "finished"
         with self._lock:
             if not finished.exists():
-                self._run(path)
+                self._run()
                 finished.touch()
         return path
 
-    def _run(self, path: Path) -> None:
-        import zarr
-
-        edge = run.BLOCK[len(self.job.source.shape)]
-        numbers = count()
-
-        def make(path: Path, shape: tuple[int, ...], dtype: Any) -> Any:
-            chunks = tuple(min(n, edge) for n in shape)
-            return zarr.create_array(
-                path, shape=shape, chunks=chunks, dtype=dtype, fill_value=0, overwrite=True
-            )
-
-        def scratch(shape: tuple[int, ...], dtype: str) -> Any:
-            # Each plane of a stack makes its own, so they must not outlive it.
-            place = self.folder / f"scratch{next(numbers)}"
-            array = make(place, shape, dtype)
-            weakref.finalize(array, shutil.rmtree, place, ignore_errors=True)
-            return array
-
-        labels = make(path, self.job.shape, self.job.label_dtype)
-        run.run_objects(self.job, labels, self.progress, scratch=scratch)
+    def _run(self) -> None:
+        job = self.job.cached()
+        passes = StoredPasses(self.folder, len(job.grid), LocalRunner(control=self.control))
+        out = passes.array("labels", job.shape, job.label_dtype.name)
+        work = ObjectScoreWork(job, run.decide_now(job, control=self.control), (), Ticker(None, 1))
+        work = replace(work, ticked=run.ticker(work, self.progress, self.control))
+        run.label_objects(work, passes, out)
 
 
 def _read_stored(path: Path, box: list[tuple[int, int]]) -> NDArray[Any]:
@@ -178,11 +174,11 @@ def _read_stored(path: Path, box: list[tuple[int, int]]) -> NDArray[Any]:
     return np.asarray(array[slices(tuple(box))])
 
 
-def lazy_objects(job: Job, progress: run.Progress | None = None) -> da.Array:
+def lazy_objects(job: Job, progress: Progress | None = None, control: RunControl | None = None) -> da.Array:
     """Return object labels, axes in the order leading, space, with the chunks of the image.
 
     Reading one block runs the whole image; the result is kept as long as the array.
     """
-    stored = delayed(StoredObjects(job, progress).path, pure=False)()
+    stored = delayed(StoredObjects(job, progress, control).path, pure=False)()
     tasks = {at: (_read_stored, stored.key, list(sides)) for at, sides in _block_sides(job)}
     return _array(job, tasks, [stored], job.label_dtype)

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_fcnseg._shared.control import Progress
 from napari_fcnseg._shared.errors import InputError, nearest_name
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import lazy
 from napari_fcnseg.engine.devices import DTYPES
 from napari_fcnseg.engine.job import Job, make_job
 from napari_fcnseg.engine.planning import choose_tile
-from napari_fcnseg.engine.run import Progress, run_scores
+from napari_fcnseg.engine.run import run_scores
 from napari_fcnseg.engine.scaling import LARGEST_FACTOR
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.registry import load_model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -12,15 +14,62 @@ import torch
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.protocols import Box, Segmenter
-from napari_fcnseg.engine.blending import blended_scores
+from napari_fcnseg.engine.blending import blended_regions
+from napari_fcnseg.engine.devices import fetched, to_device
+from napari_fcnseg.engine.fitting import Fitting
 from napari_fcnseg.engine.heads import Head
+from napari_fcnseg.engine.pipeline import read_ahead
 from napari_fcnseg.engine.planning import make_plan
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.preprocess.resampling import Resampling
 from napari_fcnseg.preprocess.stains import DARKEST
+from napari_fcnseg.refine.stitching import relative, slices
 from napari_fcnseg.tiling.padding import read_mirrored
 from napari_fcnseg.tiling.plan import Tile, TilePlan
+
+Leading = tuple[int, ...]
+Wanted = Callable[[Leading, Box], bool]
+"""Tells of an index along the leading axes and a box of the grid whether anything in it counts."""
+
+
+@dataclass(eq=False)
+class Region:
+    """A box of the model's grid of which some tiles may be finished.
+
+    Attributes
+    ----------
+    leading : tuple of int
+        Index along the leading axes.
+    box : Box
+        Where it lies.
+    left : int
+        How many of its tiles are not finished.
+    values : ndarray or None, shape (k, *box)
+        What was made of those that are; None before the first.
+    """
+
+    leading: Leading
+    box: Box
+    left: int
+    values: NDArray[Any] | None = None
+
+    def place(self, core: Box, found: NDArray[Any] | None, like: tuple[int, np.dtype[Any]]) -> None:
+        """Put what was made of a tile where it belongs; None leaves zeros."""
+        if self.values is None:
+            self.values = np.zeros((like[0], *(b - a for a, b in self.box)), like[1])
+        if found is not None:
+            self.values[(slice(None), *slices(relative(core, self.box)))] = found
+        self.left -= 1
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A tile of a region, and whether it has to be computed."""
+
+    region: Region
+    tile: Tile
+    wanted: bool
 
 
 @dataclass(frozen=True)
@@ -41,6 +90,9 @@ class Predictor:
         Tiles computed together.
     device : torch.device
         Where pixels are normalised.
+    blend : str or None
+        The weight of windows that are blended, ``"constant"`` or ``"gaussian"``;
+        None blends only what cannot be tiled exactly.
     """
 
     segmenter: Segmenter
@@ -49,6 +101,7 @@ class Predictor:
     resampling: Resampling | None = None
     batch_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    blend: str | None = None
 
     def grid_shape(self, source: Source) -> tuple[int, ...]:
         """Return the spatial shape of the grid that the model sees."""
@@ -73,73 +126,127 @@ class Predictor:
         """Return what the network sees, float32, on the device; pixels are (n, channels, *spatial)."""
         # Wide types lose low digits in float32 before the offset is gone.
         wide = pixels.dtype.itemsize > 2 and pixels.dtype != np.float32
-        values = torch.from_numpy(np.array(pixels, np.float64 if wide else np.float32))
-        values = _rendered(values if wide else values.to(self.device), self.transform)
+        values = to_device(pixels, self.device, torch.float64 if wide else torch.float32)
+        values = _rendered(values, self.transform)
         offset, low = _two_parts(self.transform.offset, values)
-        scale = _per_channel(self.transform.scale, values)
-        return ((values - offset - low) / scale).float().to(self.device)
+        # In place: each copy of a tile would be a pass over memory.
+        values.sub_(offset).sub_(low).div_(_per_channel(self.transform.scale, values))
+        return values.float().to(self.device)
 
     def region(
         self,
         source: Source,
-        leading: tuple[int, ...],
+        leading: Leading,
         box: Box,
         head: Head,
         ticked: Callable[[], None] | None = None,
     ) -> NDArray[Any]:
-        """Return what the head makes of a box of the model's grid, shape (k, *box).
+        """Return what the head makes of one box; see :meth:`regions`."""
+        (found,) = self.regions(source, [(leading, box)], head, ticked)
+        return found
 
-        `ticked` is called after each tile; what it raises ends the run.
-        """
-        if not self.segmenter.exact_tiling:
-            return self._blended(source, leading, box, head, ticked)
-        out: NDArray[Any] = np.empty(())
-        for tile, result in self._tiles(source, leading, self.plan(source, box), head):
-            if not out.ndim:
-                out = np.empty((len(result), *(b - a for a, b in box)), result.dtype)
-            at = tuple(slice(a - o, b - o) for (a, b), (o, _) in zip(tile.core, box, strict=True))
-            out[(slice(None), *at)] = result
-            if ticked:
-                ticked()
-        return out
-
-    def _tiles(
-        self, source: Source, leading: tuple[int, ...], plan: TilePlan, head: Head
-    ) -> Iterator[tuple[Tile, NDArray[Any]]]:
-        for batch in _batches(plan, self.batch_size):
-            scores = self._scores(source, leading, [tile.read for tile in batch], batch[0].keep)
-            yield from zip(batch, head(scores).cpu().numpy(), strict=True)
-
-    def _scores(self, source: Source, leading: tuple[int, ...], boxes: list[Box], keep: Box) -> torch.Tensor:
-        pixels = np.stack([self.read(source, leading, box) for box in boxes])
-        return self.segmenter.predict(self.normalised(pixels), keep)
-
-    def _blended(
+    def regions(
         self,
         source: Source,
-        leading: tuple[int, ...],
-        box: Box,
+        work: Iterable[tuple[Leading, Box]],
         head: Head,
-        ticked: Callable[[], None] | None,
-    ) -> NDArray[Any]:
-        keep = tuple((0, size) for size in self.tile_shape)
+        ticked: Callable[[], None] | None = None,
+        wanted: Wanted | None = None,
+    ) -> Iterator[NDArray[Any]]:
+        """Iterate over what the head makes of boxes of the model's grid.
 
-        def scores(windows: list[Box]) -> torch.Tensor:
-            wide = [self._with_border(window) for window in windows]
-            found = self._scores(source, leading, wide, keep)
-            for _ in windows:
+        The tiles of all boxes go through one pipeline: while one is computed,
+        the next are read, also those of the next box.
+
+        Parameters
+        ----------
+        source : Source
+            The image.
+        work : iterable of (tuple of int, Box)
+            Index along the leading axes, and box.
+        head : Head
+            What is made of the scores.
+        ticked : callable, optional
+            Called after each tile; what it raises ends the run.
+        wanted : callable, optional
+            Tells of a leading index and the box of a tile whether it is needed;
+            the others are neither read nor computed, and come out as zeros.
+
+        Yields
+        ------
+        ndarray, shape (k, *box)
+            In the order of `work`.
+        """
+        if self.blend is not None or not self.segmenter.exact_tiling:
+            yield from blended_regions(self, source, work, head, ticked, wanted)
+            return
+        like = self._like(head)
+        batches = _batches(self._parts(source, work, wanted), self.batch_size)
+        with closing(self._computed(source, batches, head)) as results:
+            for part, found in results:
+                region = part.region
+                region.place(part.tile.core, found, like)
                 if ticked:
                     ticked()
-            return found
+                if not region.left:
+                    assert region.values is not None  # a tile was placed
+                    yield region.values
 
-        shape = self.grid_shape(source)
-        blended = blended_scores(scores, shape, self.tile_shape, box, self.batch_size)
-        return head(blended[None])[0].cpu().numpy()
+    def _like(self, head: Head) -> tuple[int, np.dtype[Any]]:
+        """Return the number of maps that a head gives, and their type."""
+        made = head(torch.zeros((1, self.segmenter.out_channels, *(1,) * self.segmenter.ndim)))
+        return made.shape[1], made.numpy().dtype
 
-    def _with_border(self, window: Box) -> Box:
-        """Return a window with what the model loses around it."""
-        lost = self.segmenter.border
-        return tuple((a - before, b + after) for (a, b), (before, after) in zip(window, lost, strict=True))
+    def _parts(
+        self, source: Source, work: Iterable[tuple[Leading, Box]], wanted: Wanted | None
+    ) -> Iterator[Part]:
+        for leading, box in work:
+            plan = self.plan(source, box)
+            region = Region(leading, box, len(plan))
+            for tile in plan:
+                yield Part(region, tile, wanted is None or wanted(leading, tile.core))
+
+    def _computed(
+        self, source: Source, batches: Iterator[list[Part]], head: Head
+    ) -> Generator[tuple[Part, NDArray[Any] | None], None, None]:
+        """Iterate over tiles with what was made of them, None of those that are not wanted."""
+
+        def read(batch: list[Part]) -> NDArray[Any] | None:
+            if not batch[0].wanted:
+                return None
+            return _stacked([self.read(source, part.region.leading, part.tile.read) for part in batch])
+
+        compute = Fitting(lambda pixels, keep: self._made(pixels, keep, head), self.plan(source))
+        # A card computes a batch while the one before is placed; a CPU would only hold two.
+        behind = 1 if self.device.type == "cuda" else 0
+        waiting: deque[tuple[list[Part], Callable[[], NDArray[Any] | None]]] = deque()
+        with closing(read_ahead(batches, read)) as reads:
+            for batch, pixels in reads:
+                tiles = [part.tile for part in batch]
+                waiting.append((batch, _nothing if pixels is None else fetched(compute(tiles, pixels))))
+                del pixels  # it must not live while the next batch is computed
+                if len(waiting) > behind:
+                    yield from _each(*waiting.popleft())
+            while waiting:
+                yield from _each(*waiting.popleft())
+
+    def _made(self, pixels: NDArray[Any], keep: Box, head: Head) -> torch.Tensor:
+        return head(self.segmenter.predict(self.normalised(pixels), keep))
+
+
+def _nothing() -> None:
+    """Return what is made of tiles that are not wanted."""
+
+
+def _each(
+    batch: list[Part], fetch: Callable[[], NDArray[Any] | None]
+) -> Iterator[tuple[Part, NDArray[Any] | None]]:
+    found = fetch()
+    yield from ((part, None if found is None else found[i]) for i, part in enumerate(batch))
+
+
+def _stacked(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0][None] if len(parts) == 1 else np.stack(parts)
 
 
 def neutral(transform: PixelTransform) -> tuple[float, ...]:
@@ -152,9 +259,9 @@ def neutral(transform: PixelTransform) -> tuple[float, ...]:
     return (transform.offset[0] / sum(rule.weights),)
 
 
-def _batches(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
+def _batches(parts: Iterable[Part], size: int) -> Iterator[list[Part]]:
     """Group consecutive tiles of one shape, at most `size` together."""
-    for _, group in groupby(tiles, key=lambda tile: (tile.read_shape, tile.keep)):
+    for _, group in groupby(parts, key=lambda part: (part.wanted, part.tile.read_shape, part.tile.keep)):
         while batch := list(islice(group, size)):
             yield batch
 

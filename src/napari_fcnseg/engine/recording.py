@@ -14,9 +14,9 @@ import torch
 
 from napari_fcnseg._shared.errors import ModelError
 from napari_fcnseg._shared.record import RunRecord
-from napari_fcnseg._shared.settings import SegmentSettings, array_sha256
+from napari_fcnseg._shared.settings import TISSUE, SegmentSettings, array_sha256
 from napari_fcnseg.engine.job import Job
-from napari_fcnseg.engine.planning import make_plan
+from napari_fcnseg.io.zarr_pixels import missing_chunks
 from napari_fcnseg.models.registry import load_model
 from napari_fcnseg.preprocess.normalization import PixelTransform
 
@@ -81,18 +81,9 @@ def resolved_settings(job: Job, transform: PixelTransform) -> SegmentSettings:
         min_size=job.min_size if job.kind == "instances" else None,
         tile_shape=job.tile_shape,
         memory=None,
-        mask=mask_hash(job),
+        mask=TISSUE if job.tissue else mask_hash(job),
         label_dtype=job.label_dtype.name,
     )
-
-
-def _plan_facts(job: Job) -> dict[str, Any]:
-    """Return the tiles of a run, or the windows."""
-    segmenter = job.model.segmenter
-    if not segmenter.exact_tiling:
-        return {"windows": list(job.tile_shape)}
-    plan = make_plan(segmenter, job.grid, job.tile_shape, leading=job.source.leading)
-    return {**plan.to_dict(), "tiles": len(plan), "summary": plan.describe()}
 
 
 def _can_be_named(job: Job) -> bool:
@@ -103,18 +94,34 @@ def _can_be_named(job: Job) -> bool:
         return False
 
 
-def _notes(job: Job, transform: PixelTransform) -> tuple[str, ...]:
+def _notes(image: Any, job: Job, transform: PixelTransform, cut_by_reach: int) -> tuple[str, ...]:
     notes = []
     if not job.model.copyable:
         notes.append("the model is an object in memory: save it to be able to repeat this run")
     elif not _can_be_named(job):
         notes.append("the model was handed over as an object: give its folder to be able to repeat this run")
-    if not job.model.segmenter.exact_tiling:
-        notes.append(f"tiles are blended, not exact: {job.model.segmenter.inexact_reason}")
+    if job.blend is not None:
+        why = job.segmenter.inexact_reason or f"blend={job.blend!r} was asked for"
+        notes.append(f"tiles are blended, not exact: {why}")
+    if job.original is not None:
+        notes.append(f"pixels were read from a coarser level, {' x '.join(map(str, job.source.shape))}")
+    if job.settings.tta is not None:
+        notes.append(f"scores are the mean over {job.settings.tta} of the image (test-time augmentation)")
+    if job.settings.link_z is not None:
+        notes.append(f"objects of consecutive slices were joined from an overlap of {job.settings.link_z:g}")
+    if missing := missing_chunks(getattr(image, "pixels", None)):
+        notes.append(f"{missing:,} chunks of the image are missing and were read as its fill value")
     if job.resampling is not None:
         before, after = (" x ".join(map(str, s)) for s in (job.source.shape, job.grid))
         notes.append(f"the image was rescaled from {before} to {after} pixels, the labels back")
-    if job.kind == "instances" and math.prod(job.source.leading) > 1:
+    if job.tissue is not None:
+        notes.append("only tissue was segmented (mask='tissue')")
+    if cut_by_reach:
+        notes.append(
+            f"{cut_by_reach:,} objects would have grown beyond the model's reach of {job.rule.reach} pixels "
+            "from their seeds"
+        )
+    if job.kind == "instances" and math.prod(job.source.leading) > 1 and job.settings.link_z is None:
         notes.append(f"objects were found in each of {math.prod(job.source.leading)} planes by itself")
     if transform.rendering is not None:
         notes.append(f"colours were turned into {transform.rendering.name}")
@@ -129,6 +136,7 @@ def make_record(
     started: dt.datetime,
     seconds: float,
     objects: int | None,
+    cut_by_reach: int = 0,
 ) -> RunRecord:
     """Return the record of a run that has ended.
 
@@ -146,6 +154,8 @@ def make_record(
         How long it took.
     objects : int or None
         How many were found.
+    cut_by_reach : int
+        How many of them would have grown further.
     """
     record = job.record
     return RunRecord(
@@ -155,12 +165,12 @@ def make_record(
                "title": record.title, "licence": record.licence, "citation": record.citation,
                "objects": asdict(job.rule) if job.kind == "instances" else None},
         transform=transform.to_dict(),
-        plan=_plan_facts(job),
+        plan=job.plan.to_dict(),
         device=str(job.settings.device),
         threads=torch.get_num_threads(),
         versions=versions(),
         started=started.isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
         objects=objects,
-        notes=_notes(job, transform),
+        notes=_notes(image, job, transform, cut_by_reach),
     )  # fmt: skip

@@ -7,7 +7,7 @@ block is refined with its halo, and what lies farther away is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.engine.heads import Head
-from napari_fcnseg.engine.predictor import Predictor
+from napari_fcnseg.engine.predictor import Predictor, Wanted
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.refine.chain import Chain
@@ -80,6 +80,16 @@ class RefiningPredictor:
                 (slice(None), *slices(relative(common, block)))
             ]
         return out
+
+    def regions(
+        self, source: Source, work: Iterable[tuple[tuple[int, ...], Box]], head: Head,
+        ticked: Callable[..., None] | None = None, wanted: Wanted | None = None,
+    ) -> Iterator[NDArray[Any]]:  # fmt: skip
+        """Iterate over what :meth:`region` returns for each of several boxes."""
+        # A refinement looks at background too, so `wanted` leaves nothing out here.
+        del wanted
+        for leading, box in work:
+            yield self.region(source, leading, box, head, ticked)
 
     def _block(
         self, source: Source, leading: tuple[int, ...], block: Box, head: Head,

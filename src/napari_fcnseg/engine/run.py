@@ -1,67 +1,78 @@
-"""Run a job: to class labels, scores, or objects; at once, or one block of it."""
+"""Run a job: to class labels, scores, or objects, as passes over shards."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_fcnseg._shared.protocols import Box
-from napari_fcnseg.engine.heads import Head
+from napari_fcnseg._shared.control import Progress, RunControl, Ticker
 from napari_fcnseg.engine.job import Job
-from napari_fcnseg.engine.predictor import Predictor
-from napari_fcnseg.engine.refining import RefiningPredictor
+from napari_fcnseg.engine.runners import StreamedMemory
 from napari_fcnseg.engine.source import Source, count_bad, refuse_bad
+from napari_fcnseg.engine.works import ClassWork, ImagePixels, ObjectScoreWork, Prediction, ScoreWork
 from napari_fcnseg.preprocess.normalization import PixelTransform
-from napari_fcnseg.refine.instances import Scratch, decode_objects, number_objects
+from napari_fcnseg.refine.instances import decode_objects
+from napari_fcnseg.refine.linking import link_slices
+from napari_fcnseg.refine.numbering import Regridded, number_objects
 from napari_fcnseg.refine.objectwise import refine_objects
-from napari_fcnseg.refine.stitching import blocks, slices
-
-Progress = Callable[[int, int], None]
-AnyPredictor = Predictor | RefiningPredictor
-
-# Pixels along each axis that are held at a time beside the result, by number of spatial axes.
-BLOCK = {1: 2**20, 2: 2048, 3: 256}
+from napari_fcnseg.refine.passes import Array, Passes
+from napari_fcnseg.refine.stitching import blocks
+from napari_fcnseg.tiling.shards import SHARD, shard_boxes
 
 
-class Ticker:
-    """Counts tiles and tells the caller.
+# The arrays that objects are made of.
+SCORES = ("foreground", "seed")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run of objects found.
+
+    Attributes
+    ----------
+    objects : int
+        How many.
+    cut_by_reach : int
+        How many would have grown further in one more round.
+    """
+
+    objects: int
+    cut_by_reach: int
+
+
+def decide_now(
+    job: Job, seen: Callable[[NDArray[Any]], None] | None = None, control: RunControl | None = None
+) -> PixelTransform:
+    """Read the sample and freeze the normalisation; refuse NaN and infinity anywhere in a NumPy image.
 
     Parameters
     ----------
-    progress : callable or None
-        Called with ``(done, total)`` after each tile; never by two threads at once.
-    total : int
-        Number of tiles. When they are computed a second time, the count begins anew.
+    job : Job
+        What to run.
+    seen : callable, optional
+        Given the pixels of each part of the sample.
+    control : RunControl, optional
+        Looked at before each part.
     """
+    source, boxes = job.labelled, job.sample_boxes()
+    if len(boxes) > 1 and isinstance(source.array, np.ndarray):
+        check_everywhere(source)  # a sample that is the whole image is checked when it is used
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-        self._lock = threading.Lock()
+    def part(box: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        if control:
+            control.check()
+        found = source.part(*box)
+        if seen:
+            seen(found[0])
+        return found
 
-    def __call__(self) -> None:
-        """Note one more tile."""
-        with self._lock:
-            self.done = self.done % self.total + 1
-            if self.progress:
-                self.progress(self.done, self.total)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Another process cannot call back.
-        return Ticker, (None, self.total)
-
-
-def decide_now(job: Job) -> PixelTransform:
-    """Read the sample and freeze the normalisation; refuse NaN and infinity anywhere in a NumPy image."""
-    boxes = job.sample_boxes()
-    if len(boxes) > 1 and isinstance(job.source.array, np.ndarray):
-        check_everywhere(job.source)  # a sample that is the whole image is checked when it is used
-    return job.decide(job.source.part(*box) for box in boxes)
+    return job.decide(part(box) for box in boxes)
 
 
 def check_everywhere(source: Source, block: int = 2**24) -> None:
@@ -83,85 +94,10 @@ def check_everywhere(source: Source, block: int = 2**24) -> None:
     refuse_bad(nan, infinite)
 
 
-def image_blocks(job: Job, edge: int | None = None) -> list[Box]:
-    """Return the boxes of the image's own grid that are computed one after the other."""
-    size = edge or BLOCK[len(job.source.shape)]
-    return list(blocks(job.source.shape, (size,) * len(job.source.shape)))
-
-
-def classes_region(job: Job, box: Box) -> Box:
-    """Return which box of the model's grid gives the class labels of a box of the image."""
-    return job.resampling.reverse.nearest_box(box) if job.resampling else box
-
-
-def scores_region(job: Job, box: Box) -> Box:
-    """Return which box of the model's grid gives the scores of a box of the image."""
-    return job.resampling.reverse.source_box(box) if job.resampling else box
-
-
-def class_block(
-    job: Job, predictor: AnyPredictor, source: Source, leading: tuple[int, ...], box: Box, head: Head,
-    ticked: Callable[[], None] | None = None,
-) -> NDArray[Any]:  # fmt: skip
-    """Return class labels of a box of the image's own grid."""
-    labels = predictor.region(source, leading, classes_region(job, box), head, ticked)[0]
-    return job.resampling.reverse.nearest(labels, box) if job.resampling else labels
-
-
-def score_block(
-    job: Job, predictor: AnyPredictor, source: Source, leading: tuple[int, ...], box: Box, head: Head,
-    ticked: Callable[[], None] | None = None,
-) -> NDArray[np.float32]:  # fmt: skip
-    """Return score maps of a box of the image's own grid, shape (k, *box)."""
-    scores = predictor.region(source, leading, scores_region(job, box), head, ticked)
-    return job.resampling.reverse.apply(scores, box) if job.resampling else scores
-
-
-def planes(job: Job) -> Iterator[tuple[int, ...]]:
-    """Iterate over the leading axes in C order."""
-    yield from product(*map(range, job.source.leading))
-
-
-def ticker(job: Job, progress: Progress | None, regions: list[Box]) -> Ticker:
-    """Return a counter of the tiles of all planes, where `regions` of each are computed."""
-    per_plane = sum(job.count_tiles(region) for region in regions) if progress else 1
-    return Ticker(progress, per_plane * math.prod(job.source.leading))
-
-
-def run_classes(job: Job, progress: Progress | None = None) -> tuple[NDArray[Any], PixelTransform]:
-    """Return class labels of the whole image, axes in the order leading, space."""
-    labels = np.zeros(job.shape, job.label_dtype)
-    transform = decide_now(job)
-    if transform.constant:
-        return labels, transform
-    predictor, boxes = job.refining(transform), image_blocks(job)
-    ticked = ticker(job, progress, [classes_region(job, box) for box in boxes])
-    for lead, box in product(planes(job), boxes):
-        at: Any = (*lead, *slices(box))
-        labels[at] = class_block(job, predictor, job.source, lead, box, job.class_head, ticked)
-        if job.mask is not None:
-            labels[at] *= np.asarray(job.mask[at])
-    return labels, transform
-
-
 def nothing_found(shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return the class probabilities of an image without contrast: background everywhere."""
     scores = np.zeros(shape, np.float32)
     scores[0] = 1
-    return scores
-
-
-def run_scores(job: Job, progress: Progress | None = None, *, raw: bool = False) -> NDArray[np.float32]:
-    """Return score maps of the whole image, shape (k, *leading, *space)."""
-    transform = decide_now(job)
-    scores = np.empty((count_maps(job, raw=raw), *job.shape), np.float32)
-    if transform.constant and not raw:
-        return nothing_found(scores.shape)
-    predictor, boxes = job.refining(transform, raw=raw), image_blocks(job)
-    ticked, head = ticker(job, progress, [scores_region(job, box) for box in boxes]), job.score_head(raw=raw)
-    for lead, box in product(planes(job), boxes):
-        at: Any = (slice(None), *lead, *slices(box))
-        scores[at] = score_block(job, predictor, job.source, lead, box, head, ticked)
     return scores
 
 
@@ -170,80 +106,119 @@ def count_maps(job: Job, *, raw: bool) -> int:
     return len(job.record.outputs) if raw else 1 + len(job.record.classes)
 
 
-def run_objects(
-    job: Job,
-    out: Any,
-    progress: Progress | None = None,
-    *,
-    edge: int | None = None,
-    scratch: Scratch = np.zeros,
-) -> tuple[int, PixelTransform]:
-    """Segment objects of the whole image.
+def ignored(_count: int = 1) -> None:
+    """Take no notice of a tile."""
+
+
+def ticker(work: Prediction, progress: Progress | None, control: RunControl | None) -> Ticker:
+    """Return a counter of the tiles of all planes."""
+    total = sum(work.tiles(box) for box in shard_boxes(work.space)) if progress else 1
+    return Ticker(progress, total * math.prod(work.job.source.leading), control)
+
+
+def label_classes(work: ClassWork, passes: Passes) -> None:
+    """Write class labels of the whole image, shard by shard."""
+    if not work.transform.constant:
+        passes.each("predict", shard_boxes(work.space, work.job.source.leading), work)
+
+
+def label_objects(
+    work: ObjectScoreWork, passes: Passes, out: Array, *, plane: tuple[int, ...] = (), first: int = 1
+) -> Found:
+    """Write the objects of the whole image, or of one plane of it.
 
     Parameters
     ----------
-    job : Job
-        What to run.
+    work : ObjectScoreWork
+        What to run, with nothing to write to yet.
+    passes : Passes
+        Who does the work, and keeps what lies between.
     out : array
-        Written to: NumPy or zarr, zeros, axes in the order leading, space.
-    progress : callable or None
-        Called with ``(done, total)`` after each tile.
-    edge : int, optional
-        Pixels along each axis to hold at a time. The objects and their
-        numbers do not depend on it.
-    scratch : callable
-        Makes arrays for what lies between; ``numpy.zeros`` or zarr.
-
-    Returns
-    -------
-    objects : int
-        How many there are; they are numbered 1..objects in C order of their first pixel.
-    transform : PixelTransform
-        The normalisation that was decided.
+        Zeros, axes in the order leading, space; NumPy or zarr.
+    plane : tuple of int
+        Indices along the leading axes; `out` has the other axes.
+    first : int
+        Number of the first object.
     """
-    transform = decide_now(job)
-    if transform.constant:
-        return 0, transform
-    size = (edge or BLOCK[len(job.grid)],) * len(job.grid)
-    predictor = job.refining(transform)
-    ticked = ticker(job, progress, list(blocks(job.grid, size)))
-    first, limit = 1, int(np.iinfo(job.label_dtype).max)
-    for lead in planes(job):
-        plane = _plane_objects(job, predictor, lead, ticked, size, scratch)
-        first = number_objects(
-            plane, block_shape=size, min_size=job.min_size, clear_border=job.settings.clear_border,
-            first=first, limit=limit,
-        )  # fmt: skip
-        for box in blocks(job.source.shape, size):
-            out[(*lead, *slices(box))] = np.asarray(plane[slices(box)]).astype(job.label_dtype)
-    return first - 1, transform
+    job = work.job
+    if work.transform.constant:
+        return Found(0, 0)
+    leading, block = job.source.leading[len(plane) :], (SHARD[len(job.grid)],) * len(job.grid)
+    foreground, seed = (passes.array(name, (*leading, *job.grid), "float32") for name in SCORES)
+    scored = replace(work, out=(foreground, seed), plane=plane)
+    passes.each("predict", shard_boxes(job.grid, leading), scored)
+    decoded = decode_objects(passes, foreground, seed, job.rule, leading=len(leading), block_shape=block)
+    del foreground, seed, scored  # in memory they would live on
+    passes.drop(*SCORES)
+    labels, names = decoded.labels, decoded.arrays
+    for number, step in enumerate(job.chain.of_objects):
+        name = f"refined {number}"
+        labels = refine_objects(passes, labels, step.run, name=name, leading=len(leading), block_shape=block)
+        passes.drop(*names)
+        names = (name,)
+    if job.back is not None or job.masked:
+        labels = Regridded(labels, (*leading, *job.labelled.shape), ImagePixels(job, plane))
+    count = _numbered(job, passes, labels, out, len(leading), first)
+    passes.drop(*names)
+    return Found(count, decoded.cut_by_reach)
 
 
-def _plane_objects(
-    job: Job, predictor: AnyPredictor, lead: tuple[int, ...], ticked: Ticker,
-    size: tuple[int, ...], scratch: Scratch,
-) -> Any:  # fmt: skip
-    """Return the objects of one plane on the image's own grid, not yet numbered."""
-    foreground, seeds = (scratch(job.grid, "float32") for _ in range(2))
-    for box in blocks(job.grid, size):
-        at = slices(box)
-        foreground[at], seeds[at] = predictor.region(job.source, lead, box, job.object_head, ticked)
-    labels = decode_objects(foreground, seeds, job.rule, block_shape=size, scratch=scratch)
-    for step in job.chain.of_objects:
-        refine_objects(labels, step.run, block_shape=size)
-    if job.resampling is None and job.mask is None:
-        return labels
-    return _on_image_grid(job, labels, lead, size, scratch)
+def _numbered(job: Job, passes: Passes, labels: Array, out: Array, leading: int, first: int) -> int:
+    """Number objects into `out`, slices linked where asked for; return how many there are."""
+    block, link = (SHARD[len(job.grid)],) * len(job.grid), job.settings.link_z
+    target = out if link is None else passes.array("slices", out.shape, "int64")
+    count = number_objects(
+        passes, labels, target, leading=leading, block_shape=block, min_size=job.min_size,
+        clear_border=job.settings.clear_border, first=first,
+    )  # fmt: skip
+    if link is None:
+        return count
+    linked = link_slices(passes, target, out, iou=link, leading=leading - 1, block_shape=block)
+    passes.drop("slices")
+    return linked
 
 
-def _on_image_grid(
-    job: Job, labels: Any, lead: tuple[int, ...], size: tuple[int, ...], scratch: Scratch
-) -> Any:
-    """Return the objects at the pixels of the image that count."""
-    out = scratch(job.source.shape, "int64")
-    for box in blocks(job.source.shape, size):
-        at = slices(box)
-        part = np.asarray(labels[slices(classes_region(job, box))])
-        part = job.resampling.reverse.nearest(part, box) if job.resampling else part
-        out[at] = part if job.mask is None else np.where(np.asarray(job.mask[(*lead, *at)]), part, 0)
-    return out
+def run_classes(
+    job: Job, progress: Progress | None = None, control: RunControl | None = None
+) -> tuple[NDArray[Any], PixelTransform]:
+    """Return class labels of the whole image, axes in the order leading, space."""
+    labels = np.zeros(job.shape, job.label_dtype)
+    work = ClassWork(job, decide_now(job, control=control), (labels,), ignored)
+    label_classes(replace(work, ticked=ticker(work, progress, control)), StreamedMemory(control))
+    return labels, work.transform
+
+
+def run_scores(
+    job: Job, progress: Progress | None = None, *, raw: bool = False, control: RunControl | None = None
+) -> NDArray[np.float32]:
+    """Return score maps of the whole image, shape (k, *leading, *space)."""
+    transform = decide_now(job, control=control)
+    scores = np.empty((count_maps(job, raw=raw), *job.shape), np.float32)
+    if transform.constant and not raw:
+        return nothing_found(scores.shape)
+    work = ScoreWork(job, transform, tuple(scores), ignored, raw=raw)
+    work = replace(work, ticked=ticker(work, progress, control))
+    StreamedMemory(control).each("predict", shard_boxes(work.space, job.source.leading), work)
+    return scores
+
+
+def run_objects(
+    job: Job, progress: Progress | None = None, control: RunControl | None = None
+) -> tuple[NDArray[Any], Found, PixelTransform]:
+    """Return the objects of the whole image in memory, axes in the order leading, space.
+
+    Numbers are 1..objects in C order of the first pixel of each.
+    """
+    labels = np.zeros(job.shape, job.label_dtype)
+    work = ObjectScoreWork(job, decide_now(job, control=control), (), ignored)
+    work = replace(work, ticked=ticker(work, progress, control))
+    if job.settings.link_z is not None:
+        return labels, label_objects(work, StreamedMemory(control), labels), work.transform
+    found = Found(0, 0)
+    # Plane by plane, so that what lies between is held for one plane only.
+    for plane in product(*map(range, job.source.leading)):
+        more = label_objects(
+            work, StreamedMemory(control), labels[plane], plane=plane, first=found.objects + 1
+        )
+        found = Found(found.objects + more.objects, found.cut_by_reach + more.cut_by_reach)
+    return labels, found, work.transform

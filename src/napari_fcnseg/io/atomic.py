@@ -42,7 +42,7 @@ def written_whole(path: Path, *, overwrite: bool) -> Iterator[Path]:
         yield partial
         # Again: a long run leaves time for another program to write there.
         check_target(path, overwrite=overwrite)
-        _move(partial, path)
+        move_into_place(partial, path)
     except BaseException:
         _remove(partial)
         raise
@@ -72,7 +72,8 @@ def _replaceable(folder: Path) -> bool:
     return is_zarr(folder) or not any(folder.iterdir())
 
 
-def _move(partial: Path, path: Path) -> None:
+def move_into_place(partial: Path, path: Path) -> None:
+    """Give a finished file or folder its name, in place of what has it."""
     if not path.is_dir():
         os.replace(partial, path)
         return

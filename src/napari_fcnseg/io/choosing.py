@@ -1,12 +1,12 @@
-"""Which series, which level, and what a block of a lazy array holds."""
+"""Which series, which level, which axes, and what a block of a lazy array holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from napari_fcnseg._shared.errors import ImageFileError, nearest_name
+from napari_fcnseg.io.location import Location
 
 # Asked only for what is listed: a plate has thousands of images, each with its own metadata file.
 ShapeOf: TypeAlias = Callable[[int], tuple[int, ...]]
@@ -16,8 +16,23 @@ ShapeOf: TypeAlias = Callable[[int], tuple[int, ...]]
 _BLOCK_PIXELS = 2**22
 _LISTED = 20
 
+_AXIS_WORDS = {
+    "time": "t",
+    "frame": "t",
+    "channel": "c",
+    "channels": "c",
+    "depth": "z",
+    "plane": "z",
+    "row": "y",
+    "height": "y",
+    "column": "x",
+    "col": "x",
+    "width": "x",
+}
+_AXES_BY_NDIM = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}
 
-def choose_series(path: Path, names: Sequence[str], shape_of: ShapeOf, series: int | str | None) -> int:
+
+def choose_series(path: Location, names: Sequence[str], shape_of: ShapeOf, series: int | str | None) -> int:
     """Return the index of the series asked for.
 
     Raises
@@ -43,7 +58,7 @@ def choose_series(path: Path, names: Sequence[str], shape_of: ShapeOf, series: i
     )
 
 
-def _series_by_name(path: Path, names: Sequence[str], shape_of: ShapeOf, wanted: str) -> int:
+def _series_by_name(path: Location, names: Sequence[str], shape_of: ShapeOf, wanted: str) -> int:
     found = [i for i, name in enumerate(names) if name == wanted]
     found = found or [i for i, name in enumerate(names) if name.lower() == wanted.lower()]
     if len(found) == 1:
@@ -61,13 +76,32 @@ def _listing(names: Sequence[str], shape_of: ShapeOf) -> str:
     return "\n".join(lines)
 
 
-def choose_level(path: Path, count: int, level: int | None) -> int:
+def choose_level(path: Location, count: int, level: int | None) -> int:
     """Return the level asked for, 0 for None; ImageFileError when it is not there."""
     chosen = 0 if level is None else level
     if 0 <= chosen < count:
         return chosen
     held = "one resolution level, level=0" if count == 1 else f"{count} levels, level=0 to {count - 1}"
     raise ImageFileError(f"{path.name} has no level {level}: it holds {held}.")
+
+
+def spelled_axes(names: Iterable[object]) -> str:
+    """Return the letters of ``tczyx`` that the names of dimensions mean, or an empty text."""
+    words = [str(name or "").lower() for name in names]
+    letters = "".join(_AXIS_WORDS.get(w, w if len(w) == 1 else "?") for w in words)
+    usable = len(set(letters)) == len(letters) and set("yx") <= set(letters) <= set("tczyx")
+    return letters if usable else ""
+
+
+def likely_axes(path: Location, shape: tuple[int, ...]) -> str:
+    """Return the axes that an array of a shape mostly has, where nothing states them."""
+    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
+        return "yxc"
+    if len(shape) in _AXES_BY_NDIM:
+        return _AXES_BY_NDIM[len(shape)]
+    raise ImageFileError(
+        f"{path} is an array of shape {shape}: images have 2 to 5 dimensions. Save the part to work on."
+    )
 
 
 def block_shape(shape: Sequence[int], unit: Sequence[int], axes: str) -> tuple[int, ...]:

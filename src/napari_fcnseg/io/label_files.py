@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.errors import InputError
-from napari_fcnseg.io.ome_zarr import label_attributes
+from napari_fcnseg.io.label_pyramid import pyramid_shapes, write_coarser_levels
+from napari_fcnseg.io.label_store import create_label_store
 from napari_fcnseg.io.units import convert_length
+from napari_fcnseg.tiling.shards import SHARD
 
 UINT32_MAX = 2**32 - 1
 
@@ -19,7 +21,6 @@ UINT32_MAX = 2**32 - 1
 _CLASSIC_BYTES = 2**32 - 2**25
 _TILED_ABOVE = 2048
 _TILE = (512, 512)
-_CHUNKS = {2: (1024, 1024), 3: (16, 256, 256)}
 _SHORT_UNITS = {
     "angstrom": "Å",
     "picometer": "pm",
@@ -117,44 +118,37 @@ def _described_options(geometry: Geometry) -> dict[str, Any]:
 
 
 def write_zarr(path: Path, labels: Any, geometry: Geometry, name: str) -> None:
-    """Write a label image of OME-Zarr 0.5; dask arrays are streamed block by block."""
-    import zarr
-
+    """Write a label image of OME-Zarr 0.5 with its levels; dask arrays are streamed block by block."""
     stream = None if isinstance(labels, np.ndarray) else _checked_stream(labels)
     space = sum(a != "t" for a in geometry.axes)
-    chunks = (1,) * (len(geometry.axes) - space) + _CHUNKS[space]
-    chunks = tuple(min(c, n) for c, n in zip(chunks, labels.shape, strict=True))
-    stem = name.removesuffix(".zarr").removesuffix(".ome")
-    group = zarr.open_group(
+    arrays = create_label_store(
         path,
-        mode="w-",
-        zarr_format=3,
-        attributes=label_attributes(stem, geometry.axes, geometry.scale, geometry.units),
-    )
-    target = group.create_array(
-        "0",
-        shape=labels.shape,
-        chunks=chunks,
+        axes=geometry.axes,
+        levels=pyramid_shapes(labels.shape, geometry.axes),
         dtype=labels.dtype if stream is None else stream.dtype,
-        dimension_names=list(geometry.axes),
-        fill_value=0,
+        shard_shape=(1,) * (len(geometry.axes) - space) + (SHARD[space],) * space,
+        name=name.removesuffix(".zarr").removesuffix(".ome"),
+        scale=geometry.scale,
+        units=geometry.units,
     )
     if stream is None:
-        target[...] = labels
+        arrays[0][...] = labels
     else:
-        _store(stream, target)
+        _store(stream, arrays[0])
+    write_coarser_levels(arrays)
 
 
 def _store(stream: Any, target: Any) -> None:
     import dask.array as da
 
-    # Two blocks that share a file chunk would overwrite each other's half.
+    # Two blocks that share a file would overwrite each other's half.
+    unit = target.shards or target.chunks
     aligned = all(
-        sum(sizes[:i]) % chunk == 0
-        for sizes, chunk in zip(stream.chunks, target.chunks, strict=True)
+        sum(sizes[:i]) % edge == 0
+        for sizes, edge in zip(stream.chunks, unit, strict=True)
         for i in range(1, len(sizes))
     )
-    da.store(stream if aligned else stream.rechunk(target.chunks), target, lock=False)
+    da.store(stream if aligned else stream.rechunk(unit), target, lock=False)
 
 
 def _checked_stream(labels: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +48,28 @@ class LazyImage:
     name : str
         The image's own name, or that of its file.
     path : pathlib.Path or None
-        Where it was opened from.
+        Where it was opened from; None for what lies at a URL.
     axes_stated : bool
         False when the file does not say what its axes are: `axes` is then only
         the likely reading, which :func:`napari_fcnseg.segment` does not take
         for granted.
+    pixels : object or None
+        What `data` was made from, for readers that do without a graph of dask:
+        same axes, ``shape``, ``dtype`` and ``chunks`` (what can be decoded by
+        itself), read by a tuple of slices with step 1, by any number of
+        threads; can be pickled. None where there is only `data`.
+    origin : dict of str to float
+        Position of the centre of the first pixel of this level, in `units`,
+        along the spatial axes where it is not 0.
+    group : pathlib.Path or None
+        Folder of the OME-Zarr image, whose labels lie below it; None for other formats.
+    bounds_offset : tuple of int
+        Where the scanned part of a slide begins, y and x in pixels of the
+        finest level. Some viewers count from there.
+    size_problem : str
+        What the file says about its pixel size that cannot be used; empty when there is nothing to say.
+    reopen : callable or None
+        Opens another level; see :meth:`at_level`.
 
     See Also
     --------
@@ -75,6 +93,12 @@ class LazyImage:
     name: str = ""
     path: Path | None = None
     axes_stated: bool = True
+    pixels: Any = None
+    origin: dict[str, float] = field(default_factory=dict)
+    group: Path | None = None
+    bounds_offset: tuple[int, int] = (0, 0)
+    size_problem: str = ""
+    reopen: Callable[[int], LazyImage] | None = None
 
     def __post_init__(self) -> None:
         if len(self.axes) != self.data.ndim:
@@ -141,6 +165,28 @@ class LazyImage:
         """
         size = self.scale.get(axis)
         return None if size is None else in_micrometres(size, self.units.get(axis))
+
+    def at_level(self, level: int) -> LazyImage:
+        """Return the same image on another resolution level, with the pixel size of that one.
+
+        Parameters
+        ----------
+        level : int
+            0 is the finest.
+
+        Raises
+        ------
+        ImageFileError
+            When there is no such level, or this image was not opened from a file.
+        """
+        if level == self.level:
+            return self
+        if self.reopen is None:
+            raise ImageFileError(
+                f"{self.name or 'the image'} was not opened from a file, so level {level} cannot be read; "
+                f"it is on level {self.level}. Open it with open_image."
+            )
+        return self.reopen(level)
 
     def __getitem__(self, index: Any) -> da.Array:
         part: da.Array = self.data[index]

@@ -1,15 +1,18 @@
-"""The metadata of OME-Zarr: read 0.1 to 0.5, write 0.5."""
+"""The metadata of OME-Zarr: read 0.1 to 0.5, write 0.4 and 0.5."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from napari_fcnseg._shared.errors import ImageFileError
 from napari_fcnseg.io.tiff_metadata import Sizes
 from napari_fcnseg.io.units import normalize_unit
+
+LabelClass: TypeAlias = tuple[int, str, tuple[int, int, int] | None]
+"""Value, name and colour (red, green, blue: 0..255) of a class."""
 
 _OLD_AXES = "tczyx"  # what 0.1 and 0.2 prescribe
 _TYPES = {"t": "time", "c": "channel"}
@@ -31,6 +34,8 @@ class Multiscale:
         Where the levels are, the finest first.
     scales : tuple of tuple of float
         Size of a pixel per level and dimension.
+    origins : tuple of tuple of float
+        Position of the first pixel's centre per level and dimension.
     channel_names : tuple of str
         From ``omero``; may be empty.
     axes_stated : bool
@@ -42,6 +47,7 @@ class Multiscale:
     units: tuple[str | None, ...]
     paths: tuple[str, ...]
     scales: tuple[tuple[float, ...], ...]
+    origins: tuple[tuple[float, ...], ...]
     channel_names: tuple[str, ...] = ()
     axes_stated: bool = True
 
@@ -61,6 +67,11 @@ class Multiscale:
             if unit is not None:
                 units[axis] = unit
         return scale, units
+
+    def origin(self, level: int) -> dict[str, float]:
+        """Return where the first pixel of a level lies, for the spatial axes where that is not 0."""
+        places = zip(self.letters, self.origins[level], strict=True)
+        return {a: place for a, place in places if a not in "tc" and place and math.isfinite(place)}
 
 
 def multiscales_of(attributes: Mapping[str, Any], where: str) -> list[Multiscale]:
@@ -96,15 +107,18 @@ def multiscales_of(attributes: Mapping[str, Any], where: str) -> list[Multiscale
 def _parse(entry: Mapping[str, Any], names: tuple[str, ...], version: Any) -> Multiscale:
     axes = [a if isinstance(a, Mapping) else {"name": a} for a in entry.get("axes") or _OLD_AXES]
     letters = "".join(_letter(a) for a in axes)
-    common = _scale(entry, len(axes))
+    count = len(axes)
+    common, moved = _scale(entry, count), _translation(entry, count)
     datasets = entry["datasets"]
-    scales = tuple(tuple(a * b for a, b in zip(_scale(d, len(axes)), common, strict=True)) for d in datasets)
+    scales = [_scale(d, count) for d in datasets]
+    origins = [_translation(d, count) for d in datasets]
     return Multiscale(
         name=str(entry.get("name") or "").strip("/"),
         letters=letters,
         units=tuple(normalize_unit(a.get("unit")) for a in axes),
         paths=tuple(str(d["path"]) for d in datasets),
-        scales=scales,
+        scales=tuple(tuple(a * b for a, b in zip(s, common, strict=True)) for s in scales),
+        origins=tuple(tuple(o * c + m for o, c, m in zip(s, common, moved, strict=True)) for s in origins),
         channel_names=names,
         # Versions 0.1 and 0.2, which may leave the version out as well, know these axes only.
         axes_stated=bool(entry.get("axes")) or entry.get("version", version) in (None, "0.1", "0.2"),
@@ -120,13 +134,22 @@ def _letter(axis: Mapping[str, Any]) -> str:
 
 
 def _scale(owner: Mapping[str, Any], count: int) -> tuple[float, ...]:
+    return _transformation(owner, "scale", count) or (1.0,) * count
+
+
+def _translation(owner: Mapping[str, Any], count: int) -> tuple[float, ...]:
+    return _transformation(owner, "translation", count) or (0.0,) * count
+
+
+def _transformation(owner: Mapping[str, Any], kind: str, count: int) -> tuple[float, ...]:
     for transformation in owner.get("coordinateTransformations") or ():
-        if transformation["type"] == "scale":
-            values = tuple(float(v) for v in transformation["scale"])
+        # The values may also lie in an array of their own ("path"), which no writer is known to do.
+        if transformation["type"] == kind:
+            values = tuple(float(v) for v in transformation[kind])
             if len(values) != count:
-                raise ValueError(f"a scale of {len(values)} values for {count} axes")
+                raise ValueError(f"a {kind} of {len(values)} values for {count} axes")
             return values
-    return (1.0,) * count
+    return ()
 
 
 def _channel_names(omero: Any) -> tuple[str, ...]:
@@ -137,22 +160,92 @@ def _channel_names(omero: Any) -> tuple[str, ...]:
 
 
 def label_attributes(
-    name: str, axes: str, scale: Mapping[str, float], units: Mapping[str, str]
+    name: str,
+    axes: str,
+    levels: Sequence[Sequence[int]],
+    scale: Mapping[str, float],
+    units: Mapping[str, str],
+    *,
+    origin: Mapping[str, float] | None = None,
+    version: str = "0.5",
+    classes: Sequence[LabelClass] = (),
+    source: str | None = None,
 ) -> dict[str, Any]:
-    """Return the attributes of a label image of OME-Zarr 0.5 with one level at ``"0"``.
+    """Return the attributes of a label image, whose levels lie at ``"0"``, ``"1"``, ...
 
+    Parameters
+    ----------
+    name : str
+        Its name.
+    axes : str
+        One of ``t z y x`` per dimension.
+    levels : sequence of sequence of int
+        Shapes, the finest first.
+    scale, units : mapping
+        Pixel size of the finest level and its unit, of the axes that have one.
+    origin : mapping, optional
+        Position of the first pixel's centre on the finest level. Default: 0.
+    version : {"0.5", "0.4"}, optional
+        Of OME-Zarr.
+    classes : sequence of (int, str, (int, int, int) or None), optional
+        Value, name, and colour 0..255 of each class.
+    source : str, optional
+        Path from the label image to the image that it belongs to.
+
+    Notes
+    -----
+    A pixel of a coarse level stands for the box of fine pixels that it
+    covers: its size is the ratio of the shapes, and it lies, by the middle of
+    that box, ``(ratio - 1) / 2`` fine pixels further than the first fine one.
     ``image-label`` repeats the version: readers of 0.4 habits look for it there.
     """
-    entries = []
-    for axis in axes:
-        described = {"name": axis, "type": _TYPES.get(axis, "space")}
-        if axis in units:
-            described["unit"] = units[axis]
-        entries.append(described)
-    transformation = {"type": "scale", "scale": [float(scale.get(a, 1.0)) for a in axes]}
     multiscale = {
         "name": name,
-        "axes": entries,
-        "datasets": [{"path": "0", "coordinateTransformations": [transformation]}],
+        "axes": [_described(axis, units) for axis in axes],
+        "datasets": [
+            {
+                "path": str(i),
+                "coordinateTransformations": _placing(axes, levels[0], shape, scale, origin or {}),
+            }
+            for i, shape in enumerate(levels)
+        ],
     }
-    return {"ome": {"version": "0.5", "multiscales": [multiscale], "image-label": {"version": "0.5"}}}
+    label = {"version": version, **_class_entries(classes)}
+    if source is not None:
+        label["source"] = {"image": source}
+    if version == "0.5":
+        return {"ome": {"version": "0.5", "multiscales": [multiscale], "image-label": label}}
+    return {"multiscales": [{"version": version, **multiscale}], "image-label": label}
+
+
+def _described(axis: str, units: Mapping[str, str]) -> dict[str, str]:
+    described = {"name": axis, "type": _TYPES.get(axis, "space")}
+    return {**described, "unit": units[axis]} if axis in units else described
+
+
+def _placing(
+    axes: str,
+    fine: Sequence[int],
+    shape: Sequence[int],
+    scale: Mapping[str, float],
+    origin: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    ratios = [n / m for n, m in zip(fine, shape, strict=True)]
+    sizes = [float(scale.get(a, 1.0)) for a in axes]
+    first = [origin.get(a, 0.0) + (r - 1) / 2 * size for a, r, size in zip(axes, ratios, sizes, strict=True)]
+    placing: list[dict[str, Any]] = [
+        {"type": "scale", "scale": [r * size for r, size in zip(ratios, sizes, strict=True)]}
+    ]
+    if any(first):
+        placing.append({"type": "translation", "translation": first})
+    return placing
+
+
+def _class_entries(classes: Sequence[LabelClass]) -> dict[str, Any]:
+    colours = [
+        {"label-value": int(value), "rgba": [*map(int, colour), 255]}
+        for value, _, colour in classes
+        if colour is not None
+    ]
+    named = [{"label-value": int(value), "class": name} for value, name, _ in classes]
+    return {k: v for k, v in (("colors", colours), ("properties", named)) if v}

@@ -11,12 +11,15 @@ import numpy as np
 from napari_fcnseg._shared.errors import ImageFileError
 from napari_fcnseg.io.choosing import block_shape, choose_level, choose_series
 from napari_fcnseg.io.lazy_image import LazyImage
-from napari_fcnseg.io.tiff_metadata import channel_names, pixel_sizes
+from napari_fcnseg.io.tiff_metadata import channel_names, pixel_sizes, size_problem
 from napari_fcnseg.io.tiff_pixels import TiffPixels, open_tiff
+from napari_fcnseg.io.views import WithoutAxes
 
 if TYPE_CHECKING:
     import dask.array as da
 
+# What tifffile calls the slide itself; beside it lie pictures of the label and of the whole glass.
+_SLIDE = "Baseline"
 _KNOWN = {"T": "t", "C": "c", "Z": "z", "Y": "y", "X": "x"}
 
 
@@ -25,16 +28,20 @@ def open_tiff_image(path: Path, level: int | None, series: int | str | None) -> 
     with open_tiff(path) as tiff:
         found = _series_of(path, tiff)
         names = [str(s.name or f"series {i}") for i, s in enumerate(found)]
+        if series is None and names.count(_SLIDE) == 1:
+            series = _SLIDE
         number = choose_series(path, names, lambda i: tuple(found[i].shape), series)
         chosen = found[number]
         shapes = [tuple(int(n) for n in lv.shape) for lv in chosen.levels]
         level = choose_level(path, len(shapes), level)
         scale, units = pixel_sizes(tiff, number)
+        problem = size_problem(path.name, tiff, number)
         labels = {n: channel_names(tiff, number, n) for n in range(1, 1 + _most_channels(chosen))}
         letters = chosen.axes
     pixels = TiffPixels(path, number, level)
     _warn_of_missing(path, pixels)
     data, axes = _standard_axes(path, _as_dask(pixels, letters, path, (number, level)), letters)
+    view = _view(pixels, standard_letters(path, letters, pixels.shape))
     levels = tuple(_standard_shape(path, s, letters) for s in shapes)
     return LazyImage(
         data=data,
@@ -44,10 +51,19 @@ def open_tiff_image(path: Path, level: int | None, series: int | str | None) -> 
         units=units,
         levels=levels,
         level=level,
-        name=chosen.name or path.name,
+        name=path.name if chosen.name in ("", _SLIDE) else chosen.name,
         path=path,
         axes_stated=_states_axes(letters, shapes[level]),
+        pixels=view,
+        size_problem=problem,
     )
+
+
+def _view(pixels: TiffPixels, axes: str) -> Any:
+    if "s" in axes:
+        return None  # channels of several samples each: rare enough for dask
+    dropped = tuple(i for i, a in enumerate(axes) if a == "?")
+    return WithoutAxes(pixels, dropped) if dropped else pixels
 
 
 def _series_of(path: Path, tiff: Any) -> list[Any]:
@@ -82,7 +98,7 @@ def _as_dask(pixels: TiffPixels, letters: str, path: Path, chosen: tuple[int, in
     from dask.base import tokenize
 
     stat = path.stat()
-    block = block_shape(pixels.shape, pixels.unit, standard_letters(path, letters, pixels.shape))
+    block = block_shape(pixels.shape, pixels.chunks, standard_letters(path, letters, pixels.shape))
     token = tokenize(str(path.resolve()), stat.st_mtime_ns, stat.st_size, chosen, block)
     # asarray=False and meta: otherwise dask reads from the file when it makes the graph.
     data: da.Array = da.from_array(  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ Sizes = tuple[dict[str, float], dict[str, str]]
 # Programs that know no pixel size write the one of a screen or a printer: 72 or
 # 96 dots per inch, 1 per centimetre. No tag says that it is made up, so bare
 # resolution tags count only below this size; OME, ImageJ and Aperio say it elsewhere.
-_COARSEST_UM = 100.0
+_FINEST_UM, _COARSEST_UM = 1e-5, 100.0
 _PHOTOMETRIC_RGB = {2, 6}  # RGB, and YCbCr, which decodes to RGB
 
 
@@ -36,11 +36,47 @@ def pixel_sizes(tiff: Any, number: int) -> Sizes:
         return _ome_sizes(tiff, number)
     if series.kind == "imagej":
         return _imagej_sizes(tiff)
-    aperio = re.search(r"\bMPP\s*=\s*([0-9.]+)", series.keyframe.description or "") if tiff.is_svs else None
+    return believed_sizes(_slide_sizes(tiff, series.keyframe))
+
+
+def _slide_sizes(tiff: Any, page: Any) -> dict[str, float]:
+    """Return what Aperio's ``MPP``, or else the resolution tags, say in micrometres."""
     if tiff.is_svs:
-        size = float(aperio.group(1)) if aperio else math.nan
-        return clean_sizes(dict.fromkeys("yx", (size, "um")))
-    return _tag_sizes(series.keyframe)
+        stated = re.search(r"\bMPP\s*=\s*(\d*\.?\d+)", page.description or "")
+        return dict.fromkeys("yx", float(stated.group(1))) if stated else {}
+    tag = page.tags.get("ResolutionUnit")
+    per = {2: 25400.0, 3: 1e4}.get(int(tag.value) if tag is not None else 2)
+    return {} if per is None else {a: size * per for a, size in _per_unit(page).items()}
+
+
+def believed_sizes(stated_um: dict[str, float]) -> Sizes:
+    """Keep pixel sizes in micrometres that a microscope can have: 0.01 nm to 100 um."""
+    return clean_sizes({a: (v, "um") for a, v in stated_um.items() if _FINEST_UM <= v <= _COARSEST_UM})
+
+
+def unbelieved(name: str, stated_um: dict[str, float]) -> str:
+    """Return what is wrong with the pixel size that a slide states, and the cure; empty when nothing is."""
+    if {"y", "x"} <= set(believed_sizes(stated_um)[0]):
+        return ""
+    cure = "give the pixel size in micrometres: spacing= (on the command line --spacing)"
+    if not stated_um:
+        return f"{name} states no pixel size; {cure}"
+    got = " x ".join(f"{v:.4g}" for v in stated_um.values())
+    return (
+        f"{name} states pixels of {got} um, which is not believed (microscopes have {_FINEST_UM:g} to "
+        f"{_COARSEST_UM:g} um); {cure}"
+    )
+
+
+def size_problem(name: str, tiff: Any, number: int) -> str:
+    """Return what is wrong with the pixel size of a slide: a file of Aperio's, or one of several levels."""
+    series = tiff.series[number]
+    if not tiff.is_svs and len(series.levels) == 1:
+        return ""
+    stated = _slide_sizes(tiff, series.keyframe)
+    if pixel_sizes(tiff, number)[0]:
+        return ""
+    return unbelieved(name, stated)
 
 
 def clean_sizes(stated: dict[str, tuple[Any, Any]]) -> Sizes:
@@ -106,15 +142,6 @@ def _imagej_sizes(tiff: Any) -> Sizes:
             "x": (across.get("x"), unit),
         }
     )
-
-
-def _tag_sizes(page: Any) -> Sizes:
-    tag = page.tags.get("ResolutionUnit")
-    per = {2: 25400.0, 3: 1e4}.get(int(tag.value) if tag is not None else 2)
-    if per is None:
-        return {}, {}
-    sizes = {a: size * per for a, size in _per_unit(page).items()}
-    return clean_sizes({a: (size, "um") for a, size in sizes.items() if size <= _COARSEST_UM})
 
 
 def _per_unit(page: Any) -> dict[str, float]:

@@ -22,6 +22,11 @@ from napari_fcnseg._shared.errors import ImageFileError
 
 Region: TypeAlias = tuple[slice, ...]
 
+
+class ForeignLayoutError(ImageFileError):
+    """A TIFF file whose pages make up the image in a way that is not understood."""
+
+
 _JPEG = {6, 7, 34892, 33007}  # only their decoders know the keyword `jpegtables`
 
 
@@ -130,7 +135,7 @@ class TiffPixels:
     ----------
     shape, dtype, ndim
         As those of an array; the byte order is native.
-    unit : tuple of int
+    chunks : tuple of int
         Shape of the smallest piece that can be decoded by itself.
     """
 
@@ -150,7 +155,7 @@ class TiffPixels:
             self._stored = self.dtype.newbyteorder(parent.byteorder)
             self._check_layout()
             self._check_size()
-        self.unit = self._unit()
+        self.chunks = self._chunks()
 
     def __reduce__(self) -> tuple[type[TiffPixels], tuple[Path, int, int]]:
         return (TiffPixels, self._key)
@@ -165,7 +170,7 @@ class TiffPixels:
         lead = self.shape[: self.ndim - len(frame.shape)]
         fits = self.shape[len(lead) :] == tuple(frame.shape) and len(self._pages) == int(np.prod(lead))
         if self._offset is None and not (fits and len(frame.chunked) == len(frame.shape)):
-            raise ImageFileError(
+            raise ForeignLayoutError(
                 f"{self._key[0]} arranges pages of shape {frame.shape} into {self.shape} in a way that "
                 "is not understood. Save it as plain TIFF, OME-TIFF or OME-Zarr first."
             )
@@ -189,7 +194,7 @@ class TiffPixels:
         if end > size:
             raise _cut_off(path, f"it should hold at least {end} bytes and has {size}")
 
-    def _unit(self) -> tuple[int, ...]:
+    def _chunks(self) -> tuple[int, ...]:
         lead = (1,) * (self.ndim - len(self._keyframe.shape))
         if self._offset is not None:
             # Rows can be read one by one; samples stay together.

@@ -35,7 +35,8 @@ def save_labels(
         The ending chooses the format: ``.tif .tiff`` (uint16, ImageJ reads it;
         uint32 where a label is above 65535; BigTIFF where it must), ``.ome.tif
         .ome.tiff``, ``.png`` (two dimensions, uint8 or uint16, no pixel size),
-        ``.zarr .ome.zarr`` (a label image of OME-Zarr 0.5, one level).
+        ``.zarr .ome.zarr`` (a label image of OME-Zarr 0.5, with coarser levels
+        where it is larger than 512 pixels).
     labels : array of int or bool
         NumPy or dask, 0 to 4294967295. Its dimensions are those of `like`
         without channels; without `like` they are yx, zyx or tzyx. A dask

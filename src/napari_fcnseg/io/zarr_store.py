@@ -1,7 +1,8 @@
-"""Open Zarr: plain arrays of version 2 and 3, OME-Zarr, and folders of several of them."""
+"""Open Zarr: plain arrays of version 2 and 3, OME-Zarr, and folders of several of them, local or not."""
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -10,31 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_fcnseg._shared.errors import ImageFileError
-from napari_fcnseg.io.choosing import block_shape, choose_level, choose_series
+from napari_fcnseg._shared.errors import ImageFileError, MissingPackageError
+from napari_fcnseg._shared.optional import need
+from napari_fcnseg.io.choosing import block_shape, choose_level, choose_series, likely_axes, spelled_axes
 from napari_fcnseg.io.lazy_image import LazyImage, colour_names
+from napari_fcnseg.io.location import Location, Url
 from napari_fcnseg.io.ome_zarr import Multiscale, multiscales_of
+from napari_fcnseg.io.zarr_pixels import ZarrPixels
 
 if TYPE_CHECKING:
     import dask.array as da
 
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 _DEPTH = 4  # plate / row / column / field
-
-_AXIS_WORDS = {
-    "time": "t",
-    "frame": "t",
-    "channel": "c",
-    "channels": "c",
-    "depth": "z",
-    "plane": "z",
-    "row": "y",
-    "height": "y",
-    "column": "x",
-    "col": "x",
-    "width": "x",
-}
-_AXES_BY_NDIM = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}
 
 
 @dataclass(frozen=True)
@@ -57,13 +46,8 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in _METADATA)
 
 
-def open_zarr_image(path: Path, level: int | None, series: int | str | None) -> LazyImage:
+def open_zarr_image(path: Location, level: int | None, series: int | str | None) -> LazyImage:
     """Open one level of one image of a Zarr hierarchy; see :func:`open_image`."""
-    if not is_zarr(path):
-        raise ImageFileError(
-            f"{path} is a folder, but not Zarr: it has none of {', '.join(_METADATA)}. Give the path of a "
-            "file, or of the folder that holds one of these."
-        )
     entries = _entries(path)
     names = [e.name for e in entries]
     chosen = entries[choose_series(path, names, lambda i: entries[i].shape(), series)]
@@ -72,43 +56,84 @@ def open_zarr_image(path: Path, level: int | None, series: int | str | None) -> 
     return _open_multiscale(path, chosen, chosen.multiscale, level)
 
 
-def _entries(path: Path) -> list[_Entry]:
+def _entries(path: Location) -> list[_Entry]:
     import zarr
 
     try:
         with warnings.catch_warnings():
             # Foreign folders inside a group (OME/, thumbnails) are no reason to worry the user.
             warnings.simplefilter("ignore")
-            root = zarr.open(path, mode="r")
-            found = [_Entry(path.name, root)] if isinstance(root, zarr.Array) else _search(root, "", _DEPTH)
-    except ImageFileError:
+            root = zarr.open(_store(path), mode="r")
+            if isinstance(root, zarr.Array):
+                found = [_Entry(path.name, root)]
+            else:
+                found = _search(root, "", _DEPTH, frozenset())
+    except (ImageFileError, PermissionError, MissingPackageError):
         raise
     except Exception as exc:
-        raise ImageFileError(
-            f"{path} is a Zarr folder whose metadata cannot be read ({type(exc).__name__}: {exc}). "
-            f"Restore its {' / '.join(_METADATA)} from the source."
-        ) from exc
+        raise _unopened(path, exc) from exc
     if not found:
         raise ImageFileError(f"{path} is a Zarr group without any array. Give the path of an image.")
     return found
 
 
-def _search(group: Any, prefix: str, depth: int) -> list[_Entry]:
+def _store(path: Location) -> Any:
+    if isinstance(path, Path):
+        return path
+    needed = "s3fs" if path.lower().startswith("s3") else "aiohttp"
+    need(needed, "remote", f"reading {path}")
+    from zarr.storage import FsspecStore
+
+    # Public buckets are read without a key; the environment's keys are used where there are any.
+    return FsspecStore.from_url(
+        path, storage_options=_s3_options() if needed == "s3fs" else None, read_only=True
+    )
+
+
+def _s3_options() -> dict[str, Any]:
+    stated = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_ROLE_ARN")
+    return {"anon": not any(name in os.environ for name in stated)}
+
+
+def _unopened(path: Location, error: Exception) -> ImageFileError:
+    if "codec" in type(error).__name__.lower() or "codec" in str(error).lower():
+        return ImageFileError(
+            f"{path} is compressed in a way that cannot be read here ({str(error).strip()}). Install the "
+            "package that brings this codec, or save the image with Zstandard, Blosc or gzip."
+        )
+    if isinstance(path, Url):
+        return ImageFileError(
+            f"{path} cannot be opened as Zarr ({type(error).__name__}: {error}). Check the address, which "
+            "must be that of an array or of an OME-Zarr image, and whether the server can be reached."
+        )
+    return ImageFileError(
+        f"{path} is a Zarr folder whose metadata cannot be read ({type(error).__name__}: {error}). "
+        f"Restore its {' / '.join(_METADATA)} from the source."
+    )
+
+
+def _search(group: Any, prefix: str, depth: int, above: frozenset[str]) -> list[_Entry]:
     import zarr
 
     scales = multiscales_of(dict(group.attrs), group.name or prefix)
     if scales:
         return [_Entry(_name_of(m, i, prefix, len(scales)), group, m) for i, m in enumerate(scales)]
+    above |= {_real_path(group)}
     found: list[_Entry] = []
     for key, node in sorted(group.members(), key=lambda member: _natural(member[0])):
-        if key.startswith("."):
-            continue  # what a killed run of save_labels left behind
+        if key.startswith(".") or _real_path(node) in above:
+            continue  # what a killed run of save_labels left behind; a link that leads back up
         name = f"{prefix}/{key}".lstrip("/")
         if isinstance(node, zarr.Array):
             found.append(_Entry(name, node))
         elif depth > 0:
-            found += _search(node, name, depth - 1)
+            found += _search(node, name, depth - 1, above)
     return found
+
+
+def _real_path(node: Any) -> str:
+    root = getattr(node.store_path.store, "root", None)
+    return os.path.realpath(root / node.store_path.path) if isinstance(root, Path) else str(node.store_path)
 
 
 def _name_of(scale: Multiscale, number: int, prefix: str, count: int) -> str:
@@ -150,7 +175,7 @@ def _levels(entry: _Entry, quiet: bool = False) -> list[Any]:
     return arrays
 
 
-def _open_multiscale(path: Path, entry: _Entry, scales: Multiscale, level: int | None) -> LazyImage:
+def _open_multiscale(path: Location, entry: _Entry, scales: Multiscale, level: int | None) -> LazyImage:
     arrays = _levels(entry)
     level = choose_level(path, len(arrays), level)
     array = arrays[level]
@@ -160,7 +185,8 @@ def _open_multiscale(path: Path, entry: _Entry, scales: Multiscale, level: int |
             f"{tuple(array.shape)}. Correct 'axes' in its metadata."
         )
     axes = scales.letters
-    data = _as_dask(array, axes)
+    pixels = _pixels(path, array)
+    data = _as_dask(pixels, axes)
     scale, units = scales.sizes(level)
     names = scales.channel_names
     count = data.shape[axes.index("c")] if "c" in axes else 0
@@ -173,26 +199,36 @@ def _open_multiscale(path: Path, entry: _Entry, scales: Multiscale, level: int |
         levels=tuple(tuple(int(n) for n in a.shape) for a in arrays),
         level=level,
         name=scales.name or path.name,
-        path=path,
+        path=path if isinstance(path, Path) else None,
         axes_stated=scales.axes_stated,
+        pixels=pixels,
+        origin=scales.origin(level),
+        group=_group_folder(entry.node),
     )
 
 
-def _open_plain(path: Path, entry: _Entry, level: int | None) -> LazyImage:
+def _group_folder(group: Any) -> Path | None:
+    root = getattr(group.store_path.store, "root", None)
+    return root / group.store_path.path if isinstance(root, Path) else None
+
+
+def _open_plain(path: Location, entry: _Entry, level: int | None) -> LazyImage:
     array = entry.node
     level = choose_level(path, 1, level)
     stated = _stated_axes(array)
-    axes = stated or _likely_axes(path, array)
+    axes = stated or likely_axes(path, tuple(array.shape))
     # Colours are a guess too where the axis itself is one.
     samples = array.shape[-1] if stated.endswith("yxc") else 0
+    pixels = _pixels(path, array)
     return LazyImage(
-        data=_as_dask(array, axes),
+        data=_as_dask(pixels, axes),
         axes=axes,
         channel_names=colour_names(samples) if array.dtype == np.uint8 else (),
         level=level,
         name=entry.name,
-        path=path,
+        path=path if isinstance(path, Path) else None,
         axes_stated=bool(stated) or axes == "yx",
+        pixels=pixels,
     )
 
 
@@ -200,35 +236,28 @@ def _stated_axes(array: Any) -> str:
     """Return the axes that the names of the dimensions spell, or an empty text."""
     # Version 3 has dimension_names; xarray wrote _ARRAY_DIMENSIONS into version 2.
     stated = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS") or ()
-    words = [str(w or "").lower() for w in stated]
-    letters = "".join(_AXIS_WORDS.get(w, w if len(w) == 1 else "?") for w in words)
-    usable = len(set(letters)) == array.ndim and set("yx") <= set(letters) <= set("tczyx")
-    return letters if usable else ""
+    letters = spelled_axes(stated)
+    return letters if len(letters) == array.ndim else ""
 
 
-def _likely_axes(path: Path, array: Any) -> str:
-    shape = tuple(array.shape)
-    if array.ndim == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
-        return "yxc"
-    if array.ndim in _AXES_BY_NDIM:
-        return _AXES_BY_NDIM[array.ndim]
-    raise ImageFileError(
-        f"{path} is an array of shape {shape}: images have 2 to 5 dimensions. Save the part to work on."
-    )
-
-
-def _as_dask(array: Any, axes: str) -> da.Array:
-    import dask.array as da
-
+def _pixels(path: Location, array: Any) -> ZarrPixels:
     if array.dtype.kind not in "buifc":
         raise ImageFileError(
             f"{array.store_path} holds values of type {array.dtype}: images are numbers. "
             "Give the path of the image array."
         )
+    return ZarrPixels(path, array)
+
+
+def _as_dask(pixels: ZarrPixels, axes: str) -> da.Array:
+    import dask.array as da
+
     # A shard is the smallest thing worth opening twice; chunks of it are not.
-    unit = getattr(array, "shards", None) or array.chunks
     data: da.Array = da.from_array(  # type: ignore[no-untyped-call]
-        array, chunks=block_shape(array.shape, unit, axes), fancy=False
+        pixels,
+        chunks=block_shape(pixels.shape, pixels.unit, axes),
+        asarray=False,
+        fancy=False,
+        meta=np.empty((0,) * pixels.ndim, pixels.dtype),
     )
-    native: da.Array = data.astype(array.dtype.newbyteorder("="))  # type: ignore[no-untyped-call]
-    return native
+    return data

@@ -18,8 +18,8 @@ from torch import nn
 from torch.fx.experimental import _config as symbolic_shapes
 
 from napari_fcnseg._shared.errors import ModelError
+from napari_fcnseg._shared.optional import need
 from napari_fcnseg.io.atomic import check_target, written_whole
-from napari_fcnseg.models.extras import need
 from napari_fcnseg.models.model import Model, first_convolution
 from napari_fcnseg.networks.anysize import AnySize
 from napari_fcnseg.networks.building import network_from_config

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.errors import ModelFileError, TilingError
+from napari_fcnseg._shared.optional import need
 from napari_fcnseg._shared.protocols import Box
-from napari_fcnseg.models.extras import need
 from napari_fcnseg.networks.field import Field, WithField
 
 OPAQUE = "its layers lie in an ONNX file, where nothing says how far they look"

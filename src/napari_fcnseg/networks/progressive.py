@@ -4,12 +4,18 @@ Every map is computed on just the box that its consumers need for the output
 asked for. Where that box ends inside the map, real neighbours are used; where
 it ends at the map's own border, the layer's padding applies. So the values are
 those of the whole map, and the work of the halo shrinks from layer to layer.
+
+Cutting a map costs a copy of it, except where maps are joined, which copies in
+any case. So a map may hold more than its box: a rim that is wrong, which nothing
+asked for depends on, until there is enough of it to be worth a copy.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -24,6 +30,7 @@ from napari_fcnseg.networks.geometry import (
     MEAN_POOLS,
     TRANSPOSED,
     Magnified,
+    Same,
     Transposed,
     Window,
     clipped,
@@ -52,6 +59,47 @@ def _pad(x: torch.Tensor, missing: Sequence[tuple[int, int]], value: float) -> t
         for (before, after), (_, length) in zip(missing, have, strict=True)
     )
     return cut(x, have, want)
+
+
+# A map is cut to its box when less than this part of it is needed.
+NEEDED = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What is held of a map, and which box of the map it is."""
+
+    values: torch.Tensor
+    box: Box
+
+    def cut(self, want: Box) -> torch.Tensor:
+        """Return a box of the map."""
+        return cut(self.values, self.box, want)
+
+    def mostly(self, need: Box) -> bool:
+        """Tell whether most of what is held is needed."""
+        sizes = (prod(stop - start for start, stop in box) for box in (need, self.box))
+        return next(sizes) >= NEEDED * next(sizes)
+
+
+def _carried(rule: Any, held: tuple[int, int], layer: nn.Module) -> tuple[int, int] | None:
+    """Return which interval of its output a layer makes of all that is held, or None if it has to be cut.
+
+    Only where the layer's own padding, if any, falls on the rim of what is held.
+    """
+    if isinstance(rule, Same):
+        return held
+    if isinstance(rule, Magnified):
+        return held[0] * rule.factor, held[1] * rule.factor
+    if isinstance(rule, Transposed) and rule == Transposed(rule.stride, rule.stride):
+        return held[0] * rule.stride, held[1] * rule.stride
+    if not isinstance(rule, Window):
+        return None
+    if isinstance(layer, CONVOLUTIONS):
+        return held if rule.stride == 1 and rule.extent == 2 * rule.padding else None
+    in_step = not rule.padding and not rule.ceil and held[0] % rule.stride == 0
+    first = held[0] // rule.stride
+    return (first, first + rule.size(held[1] - held[0])) if in_step else None
 
 
 class ProgressiveNetwork:
@@ -90,7 +138,7 @@ class ProgressiveNetwork:
     def __call__(self, x: torch.Tensor, keep: Box) -> torch.Tensor:
         """Return the box `keep` of the network's output for ``x``, shape ``(n, c, *spatial)``."""
         boxes, extents = self.boxes(x.shape[2:], keep)
-        maps = {self.walk.input: cut(x, extents[self.walk.input], boxes[self.walk.input])}
+        maps = {self.walk.input: Held(x, extents[self.walk.input])}
         left = Counter(source for node in boxes for source in self.walk.sources(node))
         for node in self.walk.nodes:
             if node in maps or node not in boxes:
@@ -100,18 +148,24 @@ class ProgressiveNetwork:
                 left[source] -= 1
                 if not left[source]:
                     del maps[source]  # frees it before the next, larger map is made
-        return maps[self.walk.output]
+        return maps[self.walk.output].cut(boxes[self.walk.output])
 
     def _compute(
-        self, node: fx.Node, maps: dict[fx.Node, torch.Tensor], boxes: dict[fx.Node, Box],
-        extents: dict[fx.Node, Box],
-    ) -> torch.Tensor:  # fmt: skip
+        self, node: fx.Node, maps: dict[fx.Node, Held], boxes: dict[fx.Node, Box], extents: dict[fx.Node, Box]
+    ) -> Held:
         if node.op == "call_function":
-            parts = {source: cut(maps[source], boxes[source], boxes[node]) for source in node.all_input_nodes}
+            parts = {source: maps[source].cut(boxes[node]) for source in node.all_input_nodes}
             args = fx.map_arg(node.args, parts.__getitem__)
-            return node.target(*args, **fx.map_arg(node.kwargs, parts.__getitem__))  # type: ignore[operator,no-any-return]
+            return Held(node.target(*args, **fx.map_arg(node.kwargs, parts.__getitem__)), boxes[node])  # type: ignore[operator]
         layer, (source,) = self.walk.layers[str(node.target)], self.walk.sources(node)
-        return self._layer(layer, node, maps[source], boxes[source], extents[source], boxes[node])
+        rules, held = self.walk.geometry[node], maps[source]
+        made = [_carried(rule, side, layer) for rule, side in zip(rules, held.box, strict=True)]
+        box = tuple(side for side in made if side)
+        pointwise = box == held.box and not isinstance(layer, CONVOLUTIONS)  # a cut would cost as much
+        if len(box) == self.ndim and (pointwise or held.mostly(boxes[source])):
+            return Held(layer.forward(held.values), box)
+        x = held.cut(boxes[source])
+        return Held(self._layer(layer, node, x, boxes[source], extents[source], boxes[node]), boxes[node])
 
     def _layer(
         self, layer: Any, node: fx.Node, x: torch.Tensor, have: Box, extent: Box, out: Box

@@ -1,21 +1,17 @@
-"""Connected components of an image too large to hold, block by block.
-
-Every block is labelled on its own; then the two sides of each seam are laid
-against each other and labels that touch are joined.
-"""
+"""Where the blocks of an array lie, and what they have to do with each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
-from scipy.sparse.csgraph import connected_components
 
 from napari_fcnseg._shared.protocols import Box
+from napari_fcnseg.tiling.shards import ShardBoxes
 
 
 def blocks(shape: Sequence[int], block_shape: Sequence[int]) -> Iterator[Box]:
@@ -41,53 +37,100 @@ def relative(box: Box, to: Box) -> Box:
     return tuple((a - o, b - o) for (a, b), (o, _) in zip(box, to, strict=True))
 
 
-def label_blocks(mask: Callable[[Box], NDArray[np.bool_]], out: Any, block_shape: Sequence[int]) -> int:
-    """Label the face-connected components of a mask.
+def overlap(one: Box, other: Box) -> Box:
+    """Return what two boxes have in common; a stop is not beyond its start if that is nothing."""
+    return tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
 
-    Parameters
+
+@dataclass(frozen=True)
+class Grid:
+    """The blocks of an array: planes along its leading axes, boxes in space.
+
+    Attributes
     ----------
-    mask : callable
-        Returns the mask inside a box.
-    out : array
-        Written to: NumPy or zarr array of int64, the shape of the mask.
-        Labels are 1..n without gaps, in no particular order.
-    block_shape : sequence of int
-        How much is held at a time.
-
-    Returns
-    -------
-    int
-        Number of components.
+    shape : tuple of int
+        Of the array: leading axes, then space.
+    block : tuple of int
+        Shape of a block: 1 along the leading axes. Blocks at the end are cut off.
+    leading : int
+        Number of leading axes. Pixels that differ there are no neighbours.
     """
-    count = 0
-    for box in blocks(out.shape, block_shape):
-        labels, found = ndimage.label(mask(box))
-        out[slices(box)] = np.where(labels > 0, labels.astype(np.int64) + count, 0)
-        count += found
-    table, count = _joined(_seam_pairs(out, block_shape), count)
-    for box in blocks(out.shape, block_shape):
-        out[slices(box)] = table[np.asarray(out[slices(box)])]
-    return count
 
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    leading: int = 0
 
-def _seam_pairs(labels: Any, block_shape: Sequence[int]) -> NDArray[np.int64]:
-    """Return pairs of labels that touch across a seam, shape (n, 2)."""
-    pairs = [np.empty((0, 2), np.int64)]
-    for box in blocks(labels.shape, block_shape):
-        for axis, (start, _) in enumerate(box):
+    @classmethod
+    def of(cls, shape: Sequence[int], block_shape: Sequence[int], leading: int = 0) -> Grid:
+        """Return the grid of blocks of a shape given along the spatial axes."""
+        edges = (*(1 for _ in range(leading)), *(max(int(size), 1) for size in block_shape))
+        return cls(tuple(shape), edges, leading)
+
+    @property
+    def boxes(self) -> ShardBoxes:
+        """The blocks in C order."""
+        return ShardBoxes(self.shape, self.block)
+
+    @property
+    def spatial(self) -> range:
+        """The axes of space."""
+        return range(self.leading, len(self.shape))
+
+    def index(self, corner: Sequence[int]) -> int:
+        """Return the place among `boxes` of the block that holds a pixel."""
+        place = [at // edge for at, edge in zip(corner, self.block, strict=True)]
+        return int(np.ravel_multi_index(place, self.boxes.counts))
+
+    def around(self, box: Box, margin: int) -> Box:
+        """Return a box with `margin` more pixels on each side in space, within the array."""
+        lead = self.leading
+        return box[:lead] + grown(box[lead:], margin, self.shape[lead:])
+
+    def parts(self, box: Box) -> Iterator[tuple[int, Box]]:
+        """Iterate over the blocks that a box meets: the place of each, and the common part."""
+        sides = zip(box, self.block, strict=True)
+        for corner in product(*(range(a - a % edge, b, edge) for (a, b), edge in sides)):
+            block = tuple((at, at + edge) for at, edge in zip(corner, self.block, strict=True))
+            yield self.index(corner), overlap(box, block)
+
+    def seams(self, box: Box) -> Iterator[tuple[int, int, Box]]:
+        """Iterate over the seams of a block with those before it.
+
+        Each is the axis that it lies across, the place of the block before, and the
+        box of the two layers of pixels that touch.
+        """
+        for axis in self.spatial:
+            start = box[axis][0]
             if start:
                 seam = (*box[:axis], (start - 1, start + 1), *box[axis + 1 :])
-                sides = np.moveaxis(np.asarray(labels[slices(seam)]), axis, 0).reshape(2, -1)
-                pairs.append(np.unique(sides[:, (sides > 0).all(0)], axis=1).T)
-    return np.concatenate(pairs)
+                yield axis, self.index([side[0] for side in seam]), seam
 
+    def border_faces(self, box: Box) -> Iterator[Box]:
+        """Iterate over the parts of a block that lie on the border of its plane."""
+        for axis in self.spatial:
+            (start, stop), length = box[axis], self.shape[axis]
+            for side in ([(0, 1)] if start == 0 else []) + ([(length - 1, length)] if stop == length else []):
+                yield (*box[:axis], side, *box[axis + 1 :])
 
-def _joined(pairs: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], int]:
-    """Return for each label, 0 included, the label of its group."""
-    # scipy's graphs have 32-bit indices; before 1.12 it takes no others from a sparse array.
-    ends = tuple(pairs.T.astype(np.int32))
-    graph = sparse.coo_array((np.ones(len(pairs), bool), ends), shape=(count + 1,) * 2)
-    groups, group = connected_components(graph, directed=False)
-    # Label 0 touches nothing, so its group holds it alone; move that group to 0.
-    table = np.where(group == group[0], 0, np.where(group < group[0], group + 1, group))
-    return table.astype(np.int64), int(groups) - 1
+    def inner_faces(self, box: Box) -> Iterator[Box]:
+        """Iterate over the parts of a block that touch another block."""
+        for axis in self.spatial:
+            (start, stop), length = box[axis], self.shape[axis]
+            inner = ([(start, start + 1)] if start else []) + ([(stop - 1, stop)] if stop < length else [])
+            for side in inner:
+                yield (*box[:axis], side, *box[axis + 1 :])
+
+    def read(self, array: Any, box: Box) -> NDArray[Any]:
+        """Return one plane's box of an array, without the leading axes."""
+        values = np.asarray(array[slices(box)])
+        return values.reshape(values.shape[self.leading :])
+
+    def flat_index(self, inside: NDArray[np.intp], box: Box) -> NDArray[np.int64]:
+        """Return the flat indices, in the whole array, of flat indices in a box."""
+        within = np.unravel_index(inside, [stop - start for start, stop in box])
+        whole = [index + start for index, (start, _) in zip(within, box, strict=True)]
+        return np.asarray(np.ravel_multi_index(whole, self.shape), np.int64)
+
+    def write(self, array: Any, box: Box, values: NDArray[Any]) -> None:
+        """Write one plane's box of an array, from values without the leading axes."""
+        array[slices(box)] = values.reshape((1,) * self.leading + values.shape)

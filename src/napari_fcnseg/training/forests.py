@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from napari_fcnseg._shared.errors import InputError
+from napari_fcnseg._shared.optional import need
 from napari_fcnseg.classical.comparisons import PixelComparisons
 from napari_fcnseg.classical.features import SIGMAS, PixelFeatures
 from napari_fcnseg.classical.random_forest import RandomForestSegmenter
@@ -17,7 +18,6 @@ from napari_fcnseg.classical.rebuilding import Forest
 from napari_fcnseg.classical.regions import TextonRegions
 from napari_fcnseg.classical.texton_forest import TextonForestSegmenter, Textons
 from napari_fcnseg.classical.trees import MAX_LEAVES, trees_of
-from napari_fcnseg.models.extras import need
 from napari_fcnseg.models.model import COLOURS, Model
 from napari_fcnseg.models.record import ModelClass, ModelRecord, OutputMap
 from napari_fcnseg.preprocess.normalization import Normalization

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from napari_fcnseg._shared.errors import MissingPackageError, ModelFileError
-from napari_fcnseg.models.extras import need
+from napari_fcnseg._shared.optional import need
 
 DESCRIPTIONS = ("bioimageio.yaml", "rdf.yaml")
 EXTRA = "bioimageio"

@@ -20,11 +20,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from napari_fcnseg._shared.errors import InputError, ModelError, OutputExistsError
+from napari_fcnseg._shared.optional import need
 from napari_fcnseg._shared.version import __version__
 from napari_fcnseg.models.bioimageio.package import DESCRIPTIONS, EXTRA
 from napari_fcnseg.models.bioimageio.reading import CARD_KEY
 from napari_fcnseg.models.export import ActivatedNetwork, takes_any_size, write_onnx
-from napari_fcnseg.models.extras import need
 from napari_fcnseg.models.files import file_sha256
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.record import ModelRecord

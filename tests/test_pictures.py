@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_fcnseg.cli.overlay import draw_classes, draw_outlines, overlay_of, to_display
 from napari_fcnseg.cli.synthetic import fluorescence_field
 from napari_fcnseg.io import LazyImage
+from napari_fcnseg.pictures import draw_classes, draw_outlines, overlay_of, to_display
 
 
 def test_field_is_the_same_for_a_seed() -> None:

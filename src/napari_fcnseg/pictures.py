@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from napari_fcnseg.io import LazyImage
 
-_LARGEST = 4096  # pixels: what picture viewers open without trouble
-_SMALLEST = 1024  # below it the picture is enlarged, so that outlines stay thin beside the objects
+LARGEST = 4096  # pixels: what picture viewers open without trouble
+SMALLEST = 1024  # below it the picture is enlarged, so that outlines stay thin beside the objects
 _GOLDEN = 0.61803398875
 
 
@@ -24,6 +24,8 @@ def overlay_of(
     kind: str,
     channel: Any = None,
     colours: Mapping[int, str] | None = None,
+    largest: int = LARGEST,
+    smallest: int = SMALLEST,
 ) -> NDArray[np.uint8]:
     """Return the picture of one plane: the middle one of a stack.
 
@@ -40,15 +42,17 @@ def overlay_of(
         The channel that was segmented, to be shown.
     colours : mapping of int to str, optional
         Colours of the classes.
+    largest, smallest : int
+        Pixels of the longer side: beyond the first, pixels are left out; below
+        the second, objects are outlined on an enlarged picture.
 
     Returns
     -------
     array of uint8, shape (height, width, 3)
-        At most 4096 pixels on a side.
     """
     import numpy as np
 
-    axes, step = image.axes, _step(image)
+    axes, step = image.axes, _step(image, largest)
     shown = np.asarray(image.data[_plane(axes, image.shape, step)])
     plain_axes = axes.replace("c", "")
     shape = [n for a, n in zip(axes, image.shape, strict=True) if a != "c"]
@@ -58,10 +62,14 @@ def overlay_of(
     if plain_axes.index("y") > plain_axes.index("x"):
         found = found.T
     picture = _display(shown, image, channel)
-    return draw_classes(picture, found, colours) if kind == "classes" else draw_outlines(picture, found)
+    if kind == "classes":
+        return draw_classes(picture, found, colours)
+    return draw_outlines(picture, found, smallest)
 
 
-def draw_outlines(picture: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[np.uint8]:
+def draw_outlines(
+    picture: NDArray[np.uint8], labels: NDArray[Any], smallest: int = SMALLEST
+) -> NDArray[np.uint8]:
     """Return `picture` with the inner outline of each object in a strong colour.
 
     Small pictures are enlarged first.
@@ -70,11 +78,13 @@ def draw_outlines(picture: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[n
     ----------
     picture : array of uint8, shape (height, width, 3)
     labels : array of int, shape (height, width)
+    smallest : int
+        Pixels of the longer side below which a picture is small.
     """
     import numpy as np
     from skimage.segmentation import find_boundaries
 
-    factor = max(1, -(-_SMALLEST // max(labels.shape)))
+    factor = max(1, -(-smallest // max(labels.shape)))
     drawn = _enlarged(picture, factor)
     grown = labels.repeat(factor, axis=0).repeat(factor, axis=1)
     edges = find_boundaries(grown, mode="inner")  # type: ignore[no-untyped-call]
@@ -130,9 +140,9 @@ def _strong_colours() -> NDArray[np.uint8]:
     return np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(h, 1, 1)] for h in hues], np.uint8)
 
 
-def _step(image: LazyImage) -> int:
+def _step(image: LazyImage, largest: int) -> int:
     longest = max(n for a, n in zip(image.axes, image.shape, strict=True) if a in "yx")
-    return -(-longest // _LARGEST)
+    return -(-longest // largest)
 
 
 def _plane(axes: str, shape: Sequence[int], step: int) -> tuple[int | slice, ...]:
