@@ -126,11 +126,16 @@ def one_kill(image: Path, store: Path, line: int, delay: float, whole: dict[str,
     return Kill(name, before + output.count("tile") - tiles, store.exists() and contents(store) == whole)
 
 
-def moments(lines: list[str], kills: int, rng: random.Random) -> list[int]:
-    """Return after which line of the journal to kill: once in every pass at least, else anywhere."""
+def moments(lines: list[str], kills: int, rng: random.Random) -> list[tuple[int, float]]:
+    """Return after which line of the journal to kill, and how long after: in every pass at least once."""
     named = {name: [i for i, line in enumerate(lines) if line == name] for name in dict.fromkeys(lines)}
     chosen = [rng.choice(places) for places in named.values()]
-    return (chosen + [rng.randrange(len(lines)) for _ in range(kills)])[: max(kills, len(chosen))]
+    # Half of the rest while the network runs, which is most of the time of a run.
+    chosen += [rng.choice(rng.choice((named["predict"], range(len(lines))))) for _ in range(kills)]
+    return [
+        (line, rng.uniform(0, 2 if lines[line] == "predict" else 0.02))
+        for line in chosen[: max(kills, len(named))]
+    ]
 
 
 def main() -> int:
@@ -153,8 +158,8 @@ def main() -> int:
     print(f"{tiles} tiles of {EDGE} pixels, {len(lines)} blocks in the journal; passes:")
     print(", ".join(dict.fromkeys(lines)))
     found = []
-    for line in moments(lines, args.kills, rng):
-        found.append(one_kill(image, store, line, rng.uniform(0, 0.5), whole, tiles))
+    for line, delay in moments(lines, args.kills, rng):
+        found.append(one_kill(image, store, line, delay, whole, tiles))
         print(f"killed in {found[-1].name:16} redone {found[-1].redone}  same {found[-1].same}", flush=True)
     shutil.rmtree(folder)
     same, most = sum(kill.same for kill in found), max(kill.redone for kill in found)

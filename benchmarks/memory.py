@@ -17,6 +17,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,40 +89,54 @@ WAYS = {"napari-fcnseg": ours, "MONAI": monai, "dask map_overlap": map_overlap}
 
 
 def run_one(way: str, size: int, memory: str) -> None:
-    """Print the peak of one run in bytes."""
+    """Print the peak of one run in bytes, and its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         image = make_image(Path(folder) / "image.zarr", size)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
         WAYS[way](image, Path(folder) / "labels.zarr", memory)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"peak": peak * 1024, "before": before * 1024}))
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"way": way, "size": size, "megabytes": peak / 1e6, "seconds": seconds}))
 
 
-def peak_of(way: str, size: int, memory: str) -> float:
-    """Return the peak of a run in a process of its own, in MB."""
+def measured(way: str, size: int, memory: str) -> dict[str, Any]:
+    """Return what one run in a process of its own prints."""
     command = [sys.executable, __file__, "--one", way, str(size), "--memory", memory]
-    found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-    return float(json.loads(found)["peak"]) / 1e6
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+    print(
+        f"{way:16}{size:7} px square{found['megabytes']:8,.0f} MB"
+        f"{size * size / found['seconds'] / 1e6:8.2f} Mpx/s", flush=True,
+    )  # fmt: skip
+    return found
 
 
 def main() -> int:
-    """Print the table."""
+    """Print a line for each run, and the growth."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 8192, 16384])
     parser.add_argument("--memory", default="1GB")
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         run_one(args.one[0], int(args.one[1]), args.memory)
         return 0
+    ways = list(WAYS) if args.peers else list(WAYS)[:1]
+    found = [measured(way, size, args.memory) for size in args.sizes for way in ways]
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    return report(found, ways)
+
+
+def report(found: list[dict[str, Any]], ways: list[str]) -> int:
+    """Print by how much each way grows; return 1 if ours grows by more than promised."""
     grown = {}
-    for way in WAYS if args.peers else list(WAYS)[:1]:
-        peaks = [peak_of(way, size, args.memory) for size in args.sizes]
-        pixels = args.sizes[-1] ** 2 - args.sizes[0] ** 2
-        grown[way] = (peaks[-1] - peaks[0]) * 1e6 / pixels
-        told = "  ".join(f"{size}: {peak:,.0f} MB" for size, peak in zip(args.sizes, peaks, strict=True))
-        print(f"{way:18}{told}  grows by {grown[way]:.3f} byte per pixel", flush=True)
+    for way in ways:
+        first, *_, last = (row for row in found if row["way"] == way)
+        pixels = last["size"] ** 2 - first["size"] ** 2
+        grown[way] = (last["megabytes"] - first["megabytes"]) * 1e6 / pixels
+        print(f"{way:16} grows by {grown[way]:.3f} byte per pixel")
     return int(grown["napari-fcnseg"] > PROMISE)
 
 

@@ -105,16 +105,14 @@ def engine(precision: str, path: Path, out: Path, tile: tuple[int, int] | None =
     import zarr
 
     array: Any = zarr.open_array(path, mode="r")
+    made = model()
     # What is loaded and compiled once in a process is not the speed of the engine.
-    segment_to_zarr(
-        array[:256, :256], out / "warm.zarr", model(), precision=precision, device="cpu", overwrite=True,
-        resume=False,
-    )  # fmt: skip
+    options: dict[str, Any] = {"precision": precision, "device": "cpu", "overwrite": True, "resume": False}
+    segment_to_zarr(array[:256, :256], out / "warm.zarr", made, **options)
     clock = Clock()
     record = segment_to_zarr(
-        array, out / "labels.zarr", model(), precision=precision, device="cpu", normalization=NORMALISED,
-        memory="1GB", tile_shape=tile, overwrite=True, resume=False,
-    )  # fmt: skip
+        array, out / "labels.zarr", made, normalization=NORMALISED, memory="1GB", tile_shape=tile, **options
+    )
     speed = clock.speed(array.size)
     rows, columns = record.settings.tile_shape or (0, 0)
     return {**speed, "rows": rows, "columns": columns}

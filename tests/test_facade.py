@@ -95,7 +95,7 @@ def test_classes_are_documented(name: str) -> None:
 def test_the_verbs_take_what_the_settings_hold() -> None:
     settings = set(inspect.signature(napari_fcnseg.SegmentSettings).parameters)
     verb = inspect.signature(napari_fcnseg.segment).parameters
-    assert set(verb) == settings | {"image", "progress"}
+    assert set(verb) == settings | {"image", "progress", "control"}
     assert set(inspect.signature(napari_fcnseg.predict).parameters) <= set(verb) | {"raw"}
     for name, parameter in verb.items():
         if name not in ("image", "model"):

@@ -3,8 +3,10 @@ from ._shared.errors import Cancelled, FcnsegError
 from ._shared.record import RunRecord
 from ._shared.settings import SegmentSettings
 from ._shared.version import __version__
+from .batch import segment_batch
 from .engine.proposalwise import predict_proposals
 from .io import open_image, save_labels
+from .measure import measure_classes, measure_objects, write_geojson
 from .models import (
     Model,
     ModelRecord,
@@ -41,6 +43,8 @@ __all__ = [
     "list_networks",
     "load_model",
     "load_pretrained",
+    "measure_classes",
+    "measure_objects",
     "open_image",
     "plan_segmentation",
     "predict",
@@ -48,8 +52,10 @@ __all__ = [
     "save_labels",
     "save_model",
     "segment",
+    "segment_batch",
     "segment_recorded",
     "segment_to_zarr",
     "train_forest",
     "train_texton_forest",
+    "write_geojson",
 ]

@@ -180,7 +180,9 @@ def segment(
     device : str, optional
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; the best there is by default.
     precision : {"auto", "float32", "bfloat16"}
-        ``"auto"`` is bfloat16 on CUDA cards that have it, float32 elsewhere.
+        ``"auto"`` is bfloat16 where the processor or the card has instructions
+        for it, float32 elsewhere; the record states which. Only
+        ``"float32"`` gives the same bits on machines that differ in that.
     label_dtype : str, optional
         Data type of the labels, such as ``"int64"``.
     refine : str, mapping, callable, or list of these, optional
@@ -318,9 +320,9 @@ def segment_recorded(
     Examples
     --------
     >>> from skimage.data import coins
-    >>> labels, record = segment_recorded(coins()[:64, :64], device="cpu")
-    >>> record.settings.model, record.settings.precision
-    ('nuclei@1', 'float32')
+    >>> labels, record = segment_recorded(coins()[:64, :64], device="cpu", precision="float32")
+    >>> record.settings.model, record.plan["tiles"]
+    ('nuclei@1', 1)
     """
     started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
     image, job = _job(image, model, mask, options, streamed)
@@ -457,8 +459,9 @@ def plan_segmentation(
     --------
     >>> import zarr
     >>> image = zarr.create_array({}, shape=(10_000, 10_000), chunks=(1000, 1000), dtype="uint8")
-    >>> plan_segmentation(image, memory="1GB", device="cpu", precision="float32").tiles
-    50
+    >>> plan = plan_segmentation(image, tile_shape=(1024, 1024), device="cpu")
+    >>> plan.describe().split(",")[0]
+    '100 tiles of 1024 x 1024'
     """
     return _job(image, model, mask, options, streamed)[1].plan
 
@@ -527,6 +530,11 @@ def predict(
     if raw and refine is not None:
         raise InputError(
             "raw=True gives what the network gives, which is not refined; leave one of the two out."
+        )
+    if isinstance(mask, str):
+        raise InputError(
+            f"mask={mask!r} is for labels, and these are probabilities of every pixel; give an array, or use "
+            "segment."
         )
     of_objects = make_chain(refine).of_objects
     if of_objects:

@@ -110,7 +110,7 @@ def test_says_what_happened(page: str) -> None:
     for said in (
         "3 images segmented with nuclei", "1,234", "no <script>alert(1)</script> here", "in/bad.tif", NASTY,
         "61.5 \u00b5m\u00b2", "R&D", "12.5%", "a <note>", "1 min 15 s", "1 h 7 min",
-        "20 y \u00d7 30 x \u00d7 3 c", "diameter", "30.0",
+        "20 \u00d7 30 \u00d7 3 (yxc)", "diameter", "30.0",
         "<DAPI>", "nuclei@1", '"axes": "yxc"',
     ):  # fmt: skip
         assert said in text, said

@@ -77,8 +77,9 @@ def by_hand(image: NDArray[np.float32], patch: tuple[int, ...]) -> NDArray[np.fl
 def test_each_pixel_has_the_score_of_its_patch(shape: tuple[int, ...]) -> None:
     image = noise(2, *shape).numpy()
     found = predict(
-        image, made_model(window(len(shape))), channel_axis=0, raw=True, device="cpu", normalization="none"
-    )
+        image, made_model(window(len(shape))), channel_axis=0, raw=True, device="cpu", normalization="none",
+        precision="float32",
+    )  # fmt: skip
     np.testing.assert_allclose(found, by_hand(image, (PATCH,) * len(shape)), atol=1e-5)
     assert found.std() > 0.01
 
@@ -86,7 +87,7 @@ def test_each_pixel_has_the_score_of_its_patch(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("tile", [(16, 16), (40, 24), (7, 64)], ids=str)
 def test_tiles_equal_the_whole_image(tile: tuple[int, int]) -> None:
     image, model = noise(2, 40, 61).numpy(), made_model(window())
-    options: dict[str, Any] = {"channel_axis": 0, "device": "cpu", "raw": True}
+    options: dict[str, Any] = {"channel_axis": 0, "device": "cpu", "raw": True, "precision": "float32"}
     whole = predict(image, model, tile_shape=(64, 64), **options)
     np.testing.assert_allclose(predict(image, model, tile_shape=tile, **options), whole, atol=1e-5)
     assert segment(image, model, channel_axis=0, device="cpu", kind="classes").shape == (40, 61)

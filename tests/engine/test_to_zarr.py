@@ -252,6 +252,7 @@ def test_image_without_contrast(tmp_path: Path) -> None:
 def test_axes_in_another_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="order t, z, y, x"):
         run(tmp_path / "labels.zarr", given=small.texture(2, 2, 40, 40), axes="ztyx")
+    assert not list(tmp_path.iterdir())  # a run that did not begin leaves nothing
 
 
 def test_record_is_kept_in_the_store(tmp_path: Path) -> None:

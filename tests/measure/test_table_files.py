@@ -59,5 +59,7 @@ def test_columns_of_different_lengths(tmp_path: Path) -> None:
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingPackageError, match=r"CSV needs nothing.*pip install 'napari-fcnseg\[tables\]'"):
+    with pytest.raises(
+        MissingPackageError, match=r"CSV needs nothing.*pip install 'napari-fcnseg\[tables\]'"
+    ):
         write_parquet(tmp_path / "a.parquet", COLUMNS)

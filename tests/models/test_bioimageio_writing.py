@@ -125,9 +125,12 @@ def test_onnx_alone_is_tiled_exactly_by_its_card(exported: Path, tmp_path: Path)
     path = without(exported, tmp_path / "copy", "weights", "pytorch_state_dict")
     model = load_model(path)
     assert (model.network, model.segmenter.exact_tiling) == (None, True)
-    found = predict(IMAGE, model=model, tile_shape=(16, 16))
-    np.testing.assert_allclose(found, predict(IMAGE, model=exported), atol=1e-5)
-    np.testing.assert_array_equal(segment(IMAGE, model=model), segment(IMAGE, model=exported))
+    exact: dict[str, Any] = {"precision": "float32"}
+    found = predict(IMAGE, model=model, tile_shape=(16, 16), **exact)
+    np.testing.assert_allclose(found, predict(IMAGE, model=exported, **exact), atol=1e-5)
+    np.testing.assert_array_equal(
+        segment(IMAGE, model=model, **exact), segment(IMAGE, model=exported, **exact)
+    )
 
 
 def test_onnx_of_a_network_that_mirrors_its_border(tmp_path: Path) -> None:
@@ -141,9 +144,10 @@ def test_onnx_of_a_network_that_mirrors_its_border(tmp_path: Path) -> None:
     assert text["outputs"][0]["axes"][2]["halo"] == max(model.segmenter.halo[0])
     alone = load_model(without(path, tmp_path / "alone", "weights", "pytorch_state_dict"))
     image = np.random.default_rng(0).random((37, 45)).astype(np.float32)
-    expected = predict(image, model=model)
+    expected = predict(image, model=model, precision="float32")
     for tile_shape in ((8, 16), (64, 64)):
-        np.testing.assert_allclose(predict(image, model=alone, tile_shape=tile_shape), expected, atol=1e-5)
+        found = predict(image, model=alone, tile_shape=tile_shape, precision="float32")
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("weights", ["pytorch_state_dict", "onnx"])
@@ -155,7 +159,8 @@ def test_without_its_card_it_is_a_package_like_any(weights: str, exported: Path,
     image, expected = (np.load(path.with_name(f"test_{name}.npy")) for name in ("input", "output"))
     model = load_model(path)
     assert model.record.normalization.method == "percentile"
-    np.testing.assert_allclose(predict(image[0, 0], model=model, raw=True), expected[0], atol=1e-4)
+    found = predict(image[0, 0], model=model, raw=True, precision="float32")
+    np.testing.assert_allclose(found, expected[0], atol=1e-4)
     assert [output.value for output in model.record.outputs] == [1, 2, 3]
 
 

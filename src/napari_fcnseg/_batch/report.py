@@ -135,8 +135,8 @@ def _picture(folder: Path, row: BatchRow) -> str:
 
 def _facts(row: BatchRow, state: ImageState, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     image = record.get("image", {})
-    sizes = zip(image.get("axes", ""), image.get("shape", ()), strict=False)
-    yield "Image", " \u00d7 ".join(f"{size:,} {axis}" for axis, size in sizes)
+    sizes = " \u00d7 ".join(f"{size:,}" for size in image.get("shape", ()))
+    yield "Image", f"{sizes} ({image.get('axes', '')})"
     if row.objects is not None:
         yield "Objects", f"{row.objects:,}"
     if "median size" in state.summary:

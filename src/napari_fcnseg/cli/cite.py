@@ -163,17 +163,14 @@ def _normalised(record: RunRecord) -> str:
 
 
 def _tiles(record: RunRecord) -> str:
-    from napari_fcnseg.tiling.plan import TilePlan
-
-    try:
-        plan = TilePlan.from_dict({name: record.plan[name] for name in TilePlan.__dataclass_fields__})
-    except KeyError:
+    layout = record.plan.get("layout", record.plan)  # the first records had no levels here
+    if "halo" not in layout:
         return ""
-    if len(plan) == 1:
+    if record.plan["tiles"] == 1:
         return "It was processed in one piece."
-    core = " x ".join(map(str, plan.core_shape))
-    halo = max(max(pair) for pair in plan.halo)
-    return f"It was processed in {len(plan)} tiles of {core} pixels with a halo of {halo} pixels."
+    core = " x ".join(map(str, layout["core_shape"]))
+    halo = max(max(pair) for pair in layout["halo"])
+    return f"It was processed in {record.plan['tiles']:,} tiles of {core} pixels with a halo of {halo} pixels."
 
 
 def _numerics(record: RunRecord) -> str:

@@ -63,6 +63,8 @@ def settings_of(args: argparse.Namespace, recorded: SegmentSettings | None = Non
         given["channel"] = given["channel"][0]
     if recorded is None:
         return SegmentSettings(**given)
+    if args.mask not in (None, TISSUE) and not recorded.masked:
+        recorded = replace(recorded, mask=None)  # a file takes the place of the tissue
     return replace(_without_outdated(recorded, given), **given)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +86,7 @@ def _add_store_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--name", metavar="NAME", help="write among the labels of the OME-Zarr image --out, under this name"
     )
-    group.add_argument("--ome-zarr-version", choices=("0.5", "0.4"), default="0.5", help="default: 0.5")
+    group.add_argument("--ome-zarr-version", choices=("0.5", "0.4"), help="default: 0.5")
     group.add_argument(
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="go on with a run that was stopped (default), or start anew",
@@ -97,13 +99,15 @@ def run_segment(args: argparse.Namespace) -> int:
     recorded = RunRecord.load(args.settings) if args.settings else None
     try:
         settings = settings_of(args, recorded.settings if recorded else None)
-        jobs = plan_jobs(args.images, args.out, overlay=args.overlay, name=args.name)
+        level, series = part_of_file(args, recorded)
+        jobs = plan_jobs(args.images, args.out, overlay=args.overlay, name=args.name, series=series)
     except (InputError, ImageFileError) as exc:
         args.parser.error(str(exc))
     _refuse_store_flags(args, jobs)
     prepare(jobs, overwrite=args.overwrite)
-    level, series = part_of_file(args, recorded)
-    store = {"name": args.name, "ome_zarr_version": args.ome_zarr_version, "resume": args.resume}
+    store = {
+        "name": args.name, "ome_zarr_version": args.ome_zarr_version or "0.5", "resume": args.resume,
+    }  # fmt: skip
     mask = _mask(args.mask, settings)
     with stopped_by_ctrl_c() as control, cluster_client(args.scheduler, args.workers) as client:
         batch = _Batch(settings, recorded, mask, level, series, args.overwrite, control, client, store)
@@ -118,10 +122,12 @@ def _refuse_store_flags(args: argparse.Namespace, jobs: Sequence[Job]) -> None:
     to_zarr = all(job.to_zarr for job in jobs)
     for flag, given in (
         ("--name", args.name), ("--scheduler", args.scheduler), ("--workers", args.workers),
-        ("--no-resume", not args.resume), ("--ome-zarr-version", args.ome_zarr_version != "0.5"),
+        ("--no-resume", not args.resume), ("--ome-zarr-version", args.ome_zarr_version is not None),
     ):  # fmt: skip
         if given and not to_zarr:
             args.parser.error(f"{flag} is for output to Zarr; let --out end in .zarr")
+    if args.name and args.ome_zarr_version:
+        args.parser.error("--ome-zarr-version is that of the image where --name is given; leave it out")
 
 
 def _survives(job: Job, batch: _Batch, *, alone: bool) -> bool:
@@ -145,7 +151,7 @@ def _run_job(job: Job, batch: _Batch) -> None:
     options = batch.settings.options()
     if batch.mask is not None:
         options["mask"] = batch.mask
-    with Progress(Path(job.source).name) as progress:
+    with Progress(job.source.name or image.name) as progress:
         run = _to_zarr if job.to_zarr else _to_file
         labels, record = run(job, image, batch, {**options, "progress": progress, "control": batch.control})
     record = replace(record, image={**record.image, "level": batch.level, "series": batch.series})
@@ -169,15 +175,42 @@ def _to_file(job: Job, image: LazyImage, batch: _Batch, options: dict[str, Any])
 
 def _to_zarr(job: Job, image: LazyImage, batch: _Batch, options: dict[str, Any]) -> tuple[Any, RunRecord]:
     from napari_fcnseg.io import open_image
-    from napari_fcnseg.segmentation import plan_segmentation, segment_to_zarr
+    from napari_fcnseg.segmentation import segment_to_zarr
 
-    plan_options = {k: v for k, v in options.items() if k not in ("progress", "control")}
-    complain(f"{image.name}: {plan_segmentation(image, **plan_options).describe()}")
     store = job.image_store or job.labels
-    record = segment_to_zarr(
-        image, store, overwrite=batch.overwrite, client=batch.client, **batch.store, **options
-    )
+    with _plan_shown(image.name):
+        record = segment_to_zarr(
+            image, store, overwrite=batch.overwrite, client=batch.client, **batch.store, **options
+        )
     return open_image(job.labels).data, record
+
+
+class _PlanLines(logging.Handler):
+    """Prints each plan, with the name of its image before it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.image = name
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        complain(f"{self.image}: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _plan_shown(name: str) -> Iterator[None]:
+    """Print the plan when it stands; a run that goes on has that of its beginning."""
+    logger, handler = logging.getLogger("napari_fcnseg.plan"), _PlanLines(name)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def _save_overlay(job: Job, image: LazyImage, labels: Any, record: RunRecord, batch: _Batch) -> None:

@@ -21,6 +21,7 @@ from napari_fcnseg.engine.chunk_cache import CachedArray
 from napari_fcnseg.engine.devices import DTYPES, choose_device, choose_precision
 from napari_fcnseg.engine.heads import Head, class_head, object_head, probabilities_of
 from napari_fcnseg.engine.layout import Layout, read_layout
+from napari_fcnseg.engine.linkable import refuse_unlinkable
 from napari_fcnseg.engine.planning import RunPlan, cache_bytes, choose_tile, make_plan, plan_run
 from napari_fcnseg.engine.predictor import Predictor
 from napari_fcnseg.engine.refining import RefiningPredictor, refined_blocks, refined_region
@@ -386,7 +387,7 @@ def _load(source: Source, kind: str) -> dict[str, int]:
     return {"pixel": source.dtype.itemsize * (stop - first), "result": 8 if kind == "instances" else 1}
 
 
-def _tile_of(
+def tile_of(
     model: Model, settings: SegmentSettings, source: Source, grid: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Return the tile: as asked for, as memory allows; or the window, which never depends on memory."""
@@ -431,6 +432,8 @@ def make_job(
     InputError, AxesError, DeviceError, TilingError
         With what was got, what is allowed, and the cure.
     """
+    if settings.masked and mask is None:
+        raise InputError(f"the mask is named by its hash only, {settings.mask}; give the array.")
     axes, names = _axes_of(image, settings)
     array, record = convert(image), model.record
     check_pixels(array)
@@ -439,7 +442,9 @@ def make_job(
         names=names, inputs=record.inputs, colour_input=record.colour_input,
     )  # fmt: skip
     original = Source.whole(array, layout, _checked_mask(mask, array, layout))
-    resolved = with_stated_spacing(_resolved(settings, model), image, record)
+    resolved = _resolved(settings, model)
+    refuse_unlinkable(resolved, record, layout)
+    resolved = with_stated_spacing(resolved, image, record)
     source, resampling = _at_nearest_level(image, original, choose_factors(resolved, record), convert)
     return Job(
         model=model,
@@ -447,7 +452,7 @@ def make_job(
         settings=resolved,
         normalization=_normalization(settings, model, layout),
         resampling=resampling,
-        tile_shape=_tile_of(model, resolved, source, resampling.after if resampling else source.shape),
+        tile_shape=tile_of(model, resolved, source, resampling.after if resampling else source.shape),
         chain=_chain(resolved, record, refine),
         original=None if source is original else original,
         tissue=find_tissue(image, original, convert) if settings.mask == TISSUE else None,

@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.control import Progress
 from napari_fcnseg._shared.errors import InputError, nearest_name
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import lazy
-from napari_fcnseg.engine.devices import DTYPES
-from napari_fcnseg.engine.job import Job, make_job
-from napari_fcnseg.engine.planning import choose_tile
+from napari_fcnseg.engine.job import Job, make_job, tile_of
 from napari_fcnseg.engine.run import run_scores
 from napari_fcnseg.engine.scaling import LARGEST_FACTOR
 from napari_fcnseg.models.model import Model
@@ -40,7 +37,7 @@ from napari_fcnseg.preprocess.resampling import Resampling, scaled_shape
 AGGREGATES = ("mean", "max")
 OPTIONS = (
     "axes", "channel_axis", "channel", "spacing", "diameter", "mask", "normalization", "tile_shape",
-    "batch_size", "memory", "device", "precision",
+    "batch_size", "memory", "device", "precision", "blend", "tta",
 )  # fmt: skip
 
 
@@ -78,8 +75,8 @@ def predict_scales(
     **options
         As for :func:`napari_fcnseg.predict`: `axes`, `channel_axis`, `channel`,
         `spacing`, `diameter`, `mask`, `normalization`, `tile_shape`,
-        `batch_size`, `memory`, `device`, `precision`. Where `spacing` or
-        `diameter` rescales the image, the scales are factors on top of that.
+        `batch_size`, `memory`, `device`, `precision`, `blend`, `tta`. Where `spacing`
+        or `diameter` rescales the image, the scales are factors on top of that.
 
     Returns
     -------
@@ -159,6 +156,8 @@ def _check_options(options: dict[str, Any]) -> None:
 def _job(image: Any, model: Model, options: dict[str, Any]) -> Job:
     """Return what is to be done at scale 1."""
     mask, normalization = options.pop("mask", None), options.get("normalization")
+    if isinstance(mask, str):
+        raise InputError(f"mask={mask!r} is for labels, and these are probabilities of every pixel; give an array.")
     if isinstance(normalization, Normalization):
         options = {**options, "normalization": asdict(normalization)}
     settings = SegmentSettings(model=model.record.id, **options)
@@ -169,16 +168,16 @@ def _job(image: Any, model: Model, options: dict[str, Any]) -> Job:
 
 
 def _scaled(job: Job, factor: float) -> Job:
-    """Return the same for another grid of pixels."""
-    before, settings, model = job.source.shape, job.settings, job.model
-    grid = scaled_shape(job.grid, (factor,) * len(before))
-    segmenter = model.on(torch.device(str(settings.device)), DTYPES[settings.precision])
-    window = None if segmenter.exact_tiling else model.record.tile_shape
-    tile = choose_tile(
-        segmenter, grid, tile_shape=settings.tile_shape or window, memory=settings.memory,
-        batch_size=settings.batch_size or 1,
-    )  # fmt: skip
-    return replace(job, resampling=Resampling(before, grid) if grid != before else None, tile_shape=tile)
+    """Return the same for another grid of pixels, made from the finest there are."""
+    source = job.labelled
+    grid = scaled_shape(job.grid, (factor,) * len(job.grid))
+    return replace(
+        job,
+        source=source,
+        original=None,
+        resampling=Resampling(source.shape, grid) if grid != source.shape else None,
+        tile_shape=tile_of(job.model, job.settings, source, grid),
+    )
 
 
 def _image_order(scores: NDArray[np.float32], job: Job) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import math
 import platform
 from dataclasses import asdict, replace
@@ -26,6 +27,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that had a part in a run."""
     found = {"python": platform.python_version()}
@@ -40,7 +42,7 @@ def versions() -> dict[str, str]:
 def image_facts(image: Any, job: Job) -> dict[str, Any]:
     """Return what is known of an image."""
     facts: dict[str, Any] = {
-        "shape": [int(length) for length in job.source.array.shape],
+        "shape": [int(length) for length in job.labelled.array.shape],
         "dtype": str(job.source.dtype),
         "axes": job.source.layout.axes,
     }
@@ -117,10 +119,8 @@ def _notes(image: Any, job: Job, transform: PixelTransform, cut_by_reach: int) -
     if job.tissue is not None:
         notes.append("only tissue was segmented (mask='tissue')")
     if cut_by_reach:
-        notes.append(
-            f"{cut_by_reach:,} objects would have grown beyond the model's reach of {job.rule.reach} pixels "
-            "from their seeds"
-        )
+        found = f"{cut_by_reach:,} object{'s' if cut_by_reach > 1 else ''}"
+        notes.append(f"{found} would have grown beyond the model's reach of {job.rule.reach} pixels")
     if job.kind == "instances" and math.prod(job.source.leading) > 1 and job.settings.link_z is None:
         notes.append(f"objects were found in each of {math.prod(job.source.leading)} planes by itself")
     if transform.rendering is not None:

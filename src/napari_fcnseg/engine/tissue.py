@@ -33,6 +33,10 @@ class Tissue:
 
     source: Source
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Other processes get what was found, not the pixels to find it in again.
+        return {"source": None, "low": self.low}
+
     @cached_property
     def low(self) -> NDArray[np.bool_]:
         """Where tissue is, on at most 2048 pixels along the longer side."""

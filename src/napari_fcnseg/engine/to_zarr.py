@@ -45,6 +45,8 @@ from napari_fcnseg.refine.stitching import slices
 from napari_fcnseg.tiling.shards import ShardBoxes, shard_boxes
 
 logger = logging.getLogger(__name__)
+# Of its own, so that who shows plans gets no more than them.
+plans = logging.getLogger("napari_fcnseg.plan")
 
 # What may differ between a run and the one that goes on with it: the first run's plan is kept.
 NOT_COMPARED = ("memory", "tile_shape", "batch_size")
@@ -163,10 +165,16 @@ def segment_to_store(
             shutil.rmtree(target.partial, ignore_errors=True)
         journal = Journal(target.partial / ".fcnseg")
         kept = (journal.header or {}).get("resolved", {})
-        with _threads(kept.get("threads")):
-            job = make(_with_resolved(settings, kept)).cached()
-            stored = StoredRun(job, image, settings, target, journal, progress, control, client)
-            record = stored.record(*stored.labels())
+        try:
+            with _threads(kept.get("threads")):
+                job = make(_with_resolved(settings, kept)).cached()
+                plans.info("%s", job.plan.describe())
+                stored = StoredRun(job, image, settings, target, journal, progress, control, client)
+                record = stored.record(*stored.labels())
+        except BaseException:
+            if journal.header is None:  # there is nothing to go on with
+                shutil.rmtree(target.partial, ignore_errors=True)
+            raise
         finish(target, record, overwrite=overwrite)
     return record
 
@@ -293,7 +301,7 @@ class StoredRun:
         layout = job.labelled.layout
         return {
             "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "settings": {k: v for k, v in self.settings.to_dict().items() if k not in NOT_COMPARED},
+            "settings": {k: v for k, v in self.settings.to_dict().items() if k not in self._not_compared},
             "model": {"id": record.id, "sha256": record.sha256},
             "image": {
                 "shape": [int(n) for n in job.labelled.array.shape], "dtype": str(job.labelled.dtype),
@@ -307,6 +315,11 @@ class StoredRun:
             },
             "versions": versions(),
         }  # fmt: skip
+
+    @property
+    def _not_compared(self) -> tuple[str, ...]:
+        # A window that is blended changes the result, which a tile does not.
+        return NOT_COMPARED if self.job.blend is None else tuple(n for n in NOT_COMPARED if n != "tile_shape")
 
     def record(self, transform: PixelTransform, found: run.Found | None) -> RunRecord:
         """Return the record of the run, which began with the first session; seconds are those of the last."""

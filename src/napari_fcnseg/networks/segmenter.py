@@ -136,8 +136,7 @@ class NetworkSegmenter(WithField):
         """
         x = self._large_enough(batch.to(device=self.device, dtype=self.dtype))
         if self.ndim in (2, 3):
-            layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
-            x = x.contiguous(memory_format=layout)
+            x = _channels_last(x)
         if keep is not None and self._progressive is not None:
             with self._full_float32():
                 return self._progressive(x, keep).float()
@@ -145,6 +144,17 @@ class NetworkSegmenter(WithField):
             scores: torch.Tensor = self._proper(x)
         have = tuple((0, n) for n in scores.shape[2:])
         return cut(scores, have, keep or self._everything(batch.shape[2:])).float()
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return a batch with its channels side by side, and with strides that say so.
+
+    One channel lies so in any case; but only by its strides torch knows to put
+    the maps of the first convolution so, and need not copy them for the second.
+    """
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    x = x.contiguous(memory_format=layout)
+    return x.as_strided(x.shape, torch.empty(x.shape, device="meta", memory_format=layout).stride())
 
 
 def _pairs(name: str, value: Any, ndim: int) -> Margins:
