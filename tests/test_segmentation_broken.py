@@ -81,7 +81,7 @@ def test_a_damaged_shard(damage: Callable[[Path], None], source: Path, tmp_path:
     for _ in range(2):
         with pytest.raises(ImageFileError, match=r"image\.zarr.*(damaged|cannot be)"):
             run(open_image(source), store)
-        assert finished(store) > 3
+        assert finished(store) > 0
         assert not store.exists()
     shutil.copy(safe, shard)
     run(open_image(source), store)
@@ -121,7 +121,7 @@ def test_a_cut_off_tiff(tmp_path: Path) -> None:
     path.write_bytes(data)
     run(open_image(path), tmp_path / "labels.zarr")
     run(open_image(path), tmp_path / "whole.zarr")
-    found, expected = (zarr.open_array(tmp_path / n / "0", mode="r")[...] for n in ("labels.zarr", "whole.zarr"))
+    found, expected = (open_image(tmp_path / f"{name}.zarr").data for name in ("labels", "whole"))
     np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
 
 
@@ -149,12 +149,11 @@ def test_an_image_without_pixels(tmp_path: Path) -> None:
 
 def test_classes_beyond_255(source: Path, tmp_path: Path) -> None:
     model = as_model(small.network(depth=1), classes={300: "rare"})
+    image, store, options = open_image(source), tmp_path / "labels.zarr", {**OPTIONS, "kind": "classes"}
     with pytest.raises(InputError, match="label_dtype='uint8' cannot hold class 300"):
-        segment_to_zarr(
-            open_image(source), tmp_path / "labels.zarr", model, label_dtype="uint8", kind="classes", **OPTIONS
-        )
-    segment_to_zarr(open_image(source), tmp_path / "labels.zarr", model, kind="classes", **OPTIONS)
-    labels: Any = zarr.open_array(tmp_path / "labels.zarr" / "0", mode="r")
+        segment_to_zarr(image, store, model, label_dtype="uint8", **options)
+    segment_to_zarr(image, store, model, **options)
+    labels: Any = zarr.open_array(store / "0", mode="r")
     assert labels.dtype == np.uint16
     assert set(np.unique(labels[...])) == {0, 300}
 
@@ -184,7 +183,7 @@ except (FcnsegError, OSError) as exc:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
-@pytest.mark.parametrize("limit", [1, 700, 2000])
+@pytest.mark.parametrize("limit", [1, 700])
 def test_no_room_for_a_file(limit: int, source: Path, tmp_path: Path) -> None:
     # What a full disk does: a write fails, whole or in the middle, be it of pixels or of the journal.
     def call(store: Path, limit: int) -> subprocess.CompletedProcess[str]:
@@ -197,7 +196,7 @@ def test_no_room_for_a_file(limit: int, source: Path, tmp_path: Path) -> None:
     store = tmp_path / "labels.zarr"
     broken = call(store, limit)
     assert broken.returncode == 1
-    assert "File too large" in broken.stderr
+    assert f"no room is left for {store}.partial (File too large); make some" in broken.stderr
     assert "Traceback" not in broken.stderr
     assert not store.exists()
     after = call(store, 0)

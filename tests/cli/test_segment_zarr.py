@@ -120,9 +120,10 @@ def test_killed_before_the_last_step(
             raise Killed
 
     words = (source, "-o", source.with_name("out.zarr"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(to_zarr, "_complete", gone)
-        run(*words, model=tiny_model)
+        with pytest.raises(Killed):
+            run(*words, model=tiny_model)
     assert run(*words, model=tiny_model) == 0
     np.testing.assert_array_equal(read(source.with_name("out.zarr")), expected)
     assert run(*words, model=tiny_model) == 1, "a finished output is not replaced"
@@ -246,7 +247,9 @@ def plate(tmp_path: Path, field: NDArray[np.uint16]) -> Path:
         group = zarr.open_group(root / name, mode="w", zarr_format=2)
         group.create_array("0", data=np.ascontiguousarray(pixels))
         axes = [{"name": axis, "type": "space"} for axis in "yx"]
-        datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0]}]}]
+        datasets: list[Any] = [
+            {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0]}]}
+        ]
         group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
     return root
 

@@ -57,6 +57,11 @@ class Counted:
         return part
 
 
+def dasked(array: NDArray[Any]) -> da.Array:
+    made: da.Array = da.from_array(array, chunks=100)  # type: ignore[no-untyped-call]
+    return made
+
+
 def labels_of(store: Path) -> NDArray[Any]:
     return np.asarray(zarr.open_array(store / "0", mode="r")[...])
 
@@ -148,7 +153,7 @@ def test_tissue_of_a_level_between(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(found, plain * np.kron(low, np.ones((2, 2), bool)))
 
 
-@pytest.mark.parametrize("wrap", [np.asarray, lambda a: da.from_array(a, chunks=100), zarr.array])
+@pytest.mark.parametrize("wrap", [np.asarray, dasked, zarr.array])
 def test_arrays_without_levels(wrap: Any) -> None:
     options = {**OPTIONS, "mask": "tissue", "kind": "classes", "channel_axis": -1}
     found = np.asarray(segment(wrap(stained()), seeded(), **options))
@@ -158,8 +163,8 @@ def test_arrays_without_levels(wrap: Any) -> None:
 
 def test_a_low_level_is_read_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_fcnseg.engine.tissue.EDGE", 100)
-    from napari_fcnseg.engine.tissue import find_tissue, thinned
     from napari_fcnseg.engine.job import make_job
+    from napari_fcnseg.engine.tissue import find_tissue, thinned
 
     job = make_job(stained(250, 330), seeded(), SegmentSettings(model="a", channel_axis=-1, device="cpu"))
     for block in (7, 64, 4096):

@@ -82,7 +82,9 @@ def prepare(jobs: Sequence[Job], *, overwrite: bool) -> None:
     OutputExistsError
         An output exists and `overwrite` is false.
     """
-    existing = [path for job in jobs for path in job.outputs if os.path.lexists(path) and not _unfinished(path)]
+    existing = [
+        path for job in jobs for path in job.outputs if os.path.lexists(path) and not _unfinished(path)
+    ]
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise OutputExistsError(
@@ -144,14 +146,16 @@ def _image_group(out: str, series: int | str | None) -> Path:
     group = open_image(out, series=series).group
     if group is None:
         raise InputError(
-            f"{out} is not a folder of OME-Zarr, and only such an image holds labels of its own. Leave --name "
-            "out and write the labels to a path of their own."
+            f"{out} is not a folder of OME-Zarr, and only such an image holds labels of its own. Leave "
+            "--name out and write the labels to a path of their own."
         )
     return group
 
 
 def _refuse_clashes(jobs: Sequence[Job]) -> None:
-    owners: dict[Path, Location] = {job.source.absolute(): job.source for job in jobs if isinstance(job.source, Path)}
+    owners: dict[Path, Location] = {
+        job.source.absolute(): job.source for job in jobs if isinstance(job.source, Path)
+    }
     inputs = set(owners)
     for job in jobs:
         for path in job.outputs:

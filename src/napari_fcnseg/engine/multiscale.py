@@ -157,7 +157,9 @@ def _job(image: Any, model: Model, options: dict[str, Any]) -> Job:
     """Return what is to be done at scale 1."""
     mask, normalization = options.pop("mask", None), options.get("normalization")
     if isinstance(mask, str):
-        raise InputError(f"mask={mask!r} is for labels, and these are probabilities of every pixel; give an array.")
+        raise InputError(
+            f"mask={mask!r} is for labels, and these are probabilities of every pixel; give an array."
+        )
     if isinstance(normalization, Normalization):
         options = {**options, "normalization": asdict(normalization)}
     settings = SegmentSettings(model=model.record.id, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import hashlib
 import logging
 import os
@@ -25,7 +26,7 @@ from filelock import FileLock, Timeout
 from PIL import ImageColor
 
 from napari_fcnseg._shared.control import Progress, RunControl, Ticker
-from napari_fcnseg._shared.errors import AxesError, ResumeError
+from napari_fcnseg._shared.errors import AxesError, ImageFileError, ResumeError
 from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings
@@ -51,6 +52,7 @@ plans = logging.getLogger("napari_fcnseg.plan")
 # What may differ between a run and the one that goes on with it: the first run's plan is kept.
 NOT_COMPARED = ("memory", "tile_shape", "batch_size")
 COMPLETE = ".fcnseg/complete"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class Target:
         except Timeout as exc:
             raise ResumeError(
                 f"another process is writing {self.path}; wait until it has ended, or choose another name."
+            ) from exc
+        except OSError as exc:
+            raise ImageFileError(
+                f"{self.path.parent} cannot be written to ({exc.strerror}); make it writable, or choose "
+                "another folder."
             ) from exc
         try:
             yield
@@ -156,7 +163,7 @@ def segment_to_store(
     overwrite, resume, client, progress, control
         As for :func:`napari_fcnseg.segment_to_zarr`.
     """
-    with target.held():
+    with target.held(), _room_for(target):
         finished = _complete(target)
         if finished is not None and resume and not overwrite:
             return finished
@@ -177,6 +184,21 @@ def segment_to_store(
             raise
         finish(target, record, overwrite=overwrite)
     return record
+
+
+@contextlib.contextmanager
+def _room_for(target: Target) -> Iterator[None]:
+    """Say of a full disk which it is, and that nothing is lost."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in FULL:
+            raise
+        raise OSError(
+            exc.errno,
+            f"no room is left for {target.partial} ({exc.strerror}); make some and repeat the call, which "
+            "goes on where it was",
+        ) from exc
 
 
 def _with_resolved(settings: SegmentSettings, kept: dict[str, Any]) -> SegmentSettings:
