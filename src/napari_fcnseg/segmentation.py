@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.control import Progress, RunControl
-from napari_fcnseg._shared.errors import InputError
+from napari_fcnseg._shared.errors import InputError, nearest_name
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import lazy, run
 from napari_fcnseg.engine.job import Job, make_job, pixels_of, streamed
 from napari_fcnseg.engine.planning import RunPlan
 from napari_fcnseg.engine.recording import make_record
-from napari_fcnseg.engine.to_zarr import Target, segment_to_store
+from napari_fcnseg.engine.target import Target
+from napari_fcnseg.engine.to_zarr import segment_to_store
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.registry import is_path, load_model
 from napari_fcnseg.preprocess.normalization import Normalization, PixelTransform
@@ -42,6 +43,13 @@ def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSett
     normalization = options.get("normalization")
     if isinstance(normalization, Normalization):
         options = {**options, "normalization": asdict(normalization)}
+    known = [f.name for f in fields(SegmentSettings)]
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"{option!r} is no option of segment.{nearest_name(option, known)} Options are: "
+                f"{', '.join(known)}."
+            )
     options = {**options, "refine": chain_data(options.get("refine"))}
     return SegmentSettings(model=named, **options)
 
@@ -175,8 +183,9 @@ def segment(
     batch_size : int, optional
         Tiles computed together; 1 by default.
     memory : int or str, optional
-        What the network may take, in bytes or as ``"4GB"``; a quarter of what
-        is free by default. Chooses the tiles; too large a `tile_shape` is refused.
+        What the run may take beside what the process holds and, for NumPy, the
+        labels: bytes or ``"4GB"``; a quarter of what is free by default.
+        Chooses the tiles; too large a `tile_shape` is refused.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; the best there is by default.
     precision : {"auto", "float32", "bfloat16"}

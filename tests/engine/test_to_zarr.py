@@ -16,10 +16,13 @@ from filelock import FileLock
 from tests.engine import small
 from tests.engine.stores import Killed, contents, image, killed_at, small_shards
 
-from napari_fcnseg import RunControl, segment, segment_to_zarr
+from napari_fcnseg import RunControl, as_model, open_image, segment, segment_to_zarr
 from napari_fcnseg._shared.errors import Cancelled, InputError, OutputExistsError, ResumeError
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg.engine.journal import Journal
+from napari_fcnseg.engine.target import Target
+from napari_fcnseg.models.model import make_model
+from napari_fcnseg.refine.instances import ObjectRule
 
 # Every pass: predict, the seams, growth, holes, steps, numbers, levels.
 OPTIONS: dict[str, Any] = {"device": "cpu", "tile_shape": (24, 24), "precision": "float32"}
@@ -125,20 +128,100 @@ def test_finished_blocks_are_not_computed_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_killed_between_the_last_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from napari_fcnseg.engine import to_zarr
-
-    def gone(target: to_zarr.Target) -> None:
-        if target.path.exists():
-            raise Killed
+    def gone(_target: Target) -> None:
+        raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(to_zarr, "_complete", gone)
+        patch.setattr(Target, "do_last_steps", gone)
         with pytest.raises(Killed):
             run(tmp_path / "labels.zarr")
     assert (tmp_path / "labels.zarr" / ".fcnseg").exists()
+    with pytest.raises(OutputExistsError):  # another call did not write that
+        run(tmp_path / "labels.zarr", threshold=0.45)
+    assert not (tmp_path / "labels.zarr" / ".fcnseg").exists()
+
+
+def test_the_same_call_ends_what_was_killed_between_the_last_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_target: Target) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Target, "do_last_steps", gone)
+        with pytest.raises(Killed):
+            run(tmp_path / "labels.zarr")
     record = run(tmp_path / "labels.zarr")
     assert not (tmp_path / "labels.zarr" / ".fcnseg").exists()
     assert record.objects == labels_of(tmp_path / "labels.zarr").max()
+
+
+def test_killed_before_the_header_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is there, but nobody knows whose it is."""
+
+    def gone(self: Journal, _header: Any) -> None:
+        self.path.write_bytes(b'{"header": {"started"')  # torn
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "begin", gone)
+        patch.setattr(Target, "clear", lambda _target: None)  # the process is gone
+        with pytest.raises(Killed):
+            run(tmp_path / "labels.zarr")
+    assert (tmp_path / "labels.zarr.partial" / "zarr.json").exists()
+    run(tmp_path / "labels.zarr")
+    expected = segment(image(), small.seeded(), device="cpu", precision="float32")
+    np.testing.assert_array_equal(labels_of(tmp_path / "labels.zarr"), expected)
+
+
+def test_a_folder_of_that_name_is_not_taken_for_a_stopped_run(tmp_path: Path) -> None:
+    (tmp_path / "labels.zarr.partial").mkdir()
+    (tmp_path / "labels.zarr.partial" / "precious").touch()
+    for resume in (True, False):
+        with pytest.raises(OutputExistsError, match="move it away"):
+            run(tmp_path / "labels.zarr", resume=resume)
+    assert (tmp_path / "labels.zarr.partial" / "precious").exists()
+
+
+def test_a_network_that_was_trained_on_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small.network()
+    call: dict[str, Any] = {"model": as_model(network, classes=["cell"]), "kind": "instances"}
+    with killed_at(monkeypatch, 3, before=False):
+        run(tmp_path / "labels.zarr", **call)
+    network.head.bias.data += 0.1
+    with pytest.raises(ResumeError, match=r"model\.sha256 was"):
+        run(tmp_path / "labels.zarr", model=as_model(network, classes=["cell"]), kind="instances")
+
+
+def test_a_card_that_was_edited_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with killed_at(monkeypatch, 3, before=False):
+        run(tmp_path / "labels.zarr")
+    made = small.network(maps=3, seed=1)
+    rule = ObjectRule(seed_threshold=0.7, foreground_threshold=0.5, reach=2)
+    edited = make_model(small.record(made, objects=rule), made)
+    with pytest.raises(ResumeError, match=r"model\.rule\.reach was 3, now 2"):
+        run(tmp_path / "labels.zarr", model=edited)
+
+
+def test_labels_never_replace_their_image(tmp_path: Path) -> None:
+    zarr.create_array(tmp_path / "image.zarr", data=image(), chunks=(32, 32))
+    opened = open_image(tmp_path / "image.zarr")
+    with pytest.raises(InputError, match="the image itself"):
+        run(tmp_path / "image.zarr", given=opened, overwrite=True)
+    (tmp_path / "labels.zarr").write_text("a file")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        run(tmp_path / "labels.zarr", overwrite=True)
+
+
+def test_the_spacing_that_was_given_is_the_scale(tmp_path: Path) -> None:
+    run(tmp_path / "labels.zarr", spacing=(0.4, 0.7))
+    opened = open_image(tmp_path / "labels.zarr")
+    assert (opened.spacing_um("y"), opened.spacing_um("x")) == (0.4, 0.7)
+
+
+def test_an_option_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'treshold' is no option of segment\. Did you mean 'threshold'\?"):
+        run(tmp_path / "labels.zarr", treshold=0.4)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +274,7 @@ def test_existing_store(tmp_path: Path) -> None:
     assert contents(store) == before
     run(store, threshold=0.4, overwrite=True)
     assert contents(store) != before
-    assert [p.name for p in tmp_path.iterdir()] == ["labels.zarr"]
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["labels.zarr"]
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:
@@ -252,7 +335,7 @@ def test_image_without_contrast(tmp_path: Path) -> None:
 def test_axes_in_another_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="order t, z, y, x"):
         run(tmp_path / "labels.zarr", given=small.texture(2, 2, 40, 40), axes="ztyx")
-    assert not list(tmp_path.iterdir())  # a run that did not begin leaves nothing
+    assert not list(tmp_path.glob("labels*"))  # a run that did not begin leaves nothing
 
 
 def test_record_is_kept_in_the_store(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class RunRecord:
     started : str
         ISO 8601 with the offset from UTC.
     seconds : float
-        Wall time.
+        Wall time; of a run that was resumed, that of its last session.
     objects : int or None
         Objects found; None when the labels are classes.
     notes : tuple of str
@@ -84,7 +84,7 @@ class RunRecord:
                 "A record states what was resolved, but its precision is 'auto'. Resolve it first."
             )
         for name in _DICTS:
-            object.__setattr__(self, name, _plain(_checked(name, getattr(self, name), Mapping)))
+            object.__setattr__(self, name, plain(_checked(name, getattr(self, name), Mapping)))
         object.__setattr__(self, "device", _checked("device", self.device, str))
         object.__setattr__(self, "threads", int(_number("threads", self.threads)))
         object.__setattr__(self, "seconds", float(_number("seconds", self.seconds)))
@@ -97,7 +97,7 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON types, its format and version first."""
         data: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION}
-        data.update({f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "settings"})
+        data.update({f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name != "settings"})
         return {**data, "settings": self.settings.to_dict()}
 
     @classmethod
@@ -245,14 +245,14 @@ def _number(name: str, value: Any) -> float:
     return number
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON types only; what is not finite becomes None, as JSON has no word for it."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "tolist"):  # NumPy numbers and arrays, without importing it
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

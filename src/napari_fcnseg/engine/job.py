@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -463,9 +463,14 @@ def _at_nearest_level(
     image: Any, original: Source, factors: tuple[float, ...] | None, convert: Callable[[Any], Any]
 ) -> tuple[Source, Resampling | None]:
     """Return the level of an opened image that needs the least rescaling, and how it is rescaled."""
-    levels = image.levels[image.level :] if is_opened(image) and original.mask is None else ()
-    shapes = [tuple(level[axis] for axis in original.layout.spatial) for level in levels]
-    level = nearest_level(shapes, factors) if shapes else 0
+    levels: Sequence[tuple[int, ...]] = ()
+    if is_opened(image) and original.mask is None:
+        levels = image.levels[image.level :]
+    # Some pyramids have fewer planes or channels above; those are other planes then.
+    others = [axis for axis in range(len(original.array.shape)) if axis not in original.layout.spatial]
+    whole = [n for n, level in enumerate(levels) if all(level[a] == levels[0][a] for a in others)]
+    shapes = [tuple(levels[n][axis] for axis in original.layout.spatial) for n in whole]
+    level = whole[nearest_level(shapes, factors)] if whole else 0
     if not level:
         return original, choose_resampling(original.shape, factors)
     source = Source.whole(convert(image.at_level(image.level + level)), original.layout)

@@ -87,7 +87,7 @@ def save_labels(
     write, in_memory = _writer_of(path)
     labels = _checked_labels(labels)
     geometry = _geometry(labels, like)
-    _refuse_own_source(path, like)
+    refuse_own_source(path, like)
     check_target(path, overwrite=overwrite)
     labels, geometry = _in_standard_order(labels, geometry)
     ready = _compact(labels) if in_memory or isinstance(labels, np.ndarray) else labels
@@ -210,7 +210,8 @@ def _in_standard_order(labels: Labels, geometry: Geometry) -> tuple[Labels, Geom
     return labels.transpose(order), Geometry(axes, geometry.scale, geometry.units)
 
 
-def _refuse_own_source(path: Path, like: Any) -> None:
+def refuse_own_source(path: Path, like: Any) -> None:
+    """Refuse labels that would replace the image they were made from."""
     source = getattr(like, "path", None)
     if source is None:
         return

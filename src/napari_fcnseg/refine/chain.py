@@ -83,6 +83,8 @@ class Step:
         Pixels on each side that a block needs for its own to come out right.
     placed : bool
         Whether it is told where the block begins, as ``origin=``.
+    own : bool
+        Whether it is a function of the user's.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Step:
     acts_on: str = PROBABILITIES
     halo: int = 0
     placed: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _step(part: Any) -> Step:
     if callable(part):
-        return Step(_name_of(part), part, halo=check_count("halo", getattr(part, "halo", 0)))
+        return Step(_name_of(part), part, halo=check_count("halo", getattr(part, "halo", 0)), own=True)
     data = step_data(part) if isinstance(part, str | Mapping) else {}
     name, options = data.pop("name", None), data
     if not isinstance(name, str) or name not in REFINEMENTS:
