@@ -3,16 +3,15 @@
     python benchmarks/throughput.py [--rounds 3] [--size 4096] [--threads 2] [--only NAME ...]
     python benchmarks/throughput.py --first-tile
 
-A U-Net (16 base channels, 4 poolings, random weights) segments a uint8 zarr
-into a zarr of class labels, with ``memory="1GB"`` and the tile that this
-gives. The yardstick is the same network alone: folded, channels_last,
-allocator tuned, one 2048-pixel image again and again. Every figure comes from
-a process of its own, which has run the same once before, the rows take turns, and each ratio is the median of the
-ratios of the rounds. MONAI is measured where it is installed
-(``pip install -r benchmarks/requirements.txt``).
+A U-Net (16 base channels, 4 poolings, random weights) segments a uint8 zarr into a zarr of class
+labels, with ``memory="1GB"`` and the tile that this gives. The yardstick is the same network alone:
+folded, channels_last, allocator tuned, one 2048-pixel image again and again. Every figure comes
+from a process of its own, which has run the same once before, the rows take turns, and each ratio
+is the median of the ratios of the rounds. MONAI is measured where it is installed (``pip install -r
+benchmarks/requirements.txt``).
 
-``--first-tile`` opens a virtual zarr of 100,000 pixels square and prints how
-long it takes until the first tile is computed.
+``--first-tile`` opens a virtual zarr of 100,000 pixels square and prints how long it takes until
+the first tile is computed.
 """
 
 from __future__ import annotations

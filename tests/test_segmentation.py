@@ -482,7 +482,7 @@ def test_wrong_options_are_refused_by_name() -> None:
         segment(IMAGE, cells(), normalization="zscore")
     with pytest.raises(ModelError, match="as_model"):
         segment(IMAGE, small_network())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="diametre"):
+    with pytest.raises(InputError, match="diametre"):
         segment_recorded(IMAGE, cells(), diametre=5)
 
 

@@ -85,8 +85,11 @@ def test_debug_shows_where() -> None:
     ],
 )
 def test_what_no_command_expects(
-    raised: BaseException, code: int, says: str,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def broken(_folder: Path) -> None:
         raise raised

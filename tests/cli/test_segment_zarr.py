@@ -22,10 +22,11 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 from tests.engine.pyramids import levels_of, write_pyramid
-from tests.engine.stores import contents, killed_at, small_shards
+from tests.engine.stores import Killed, contents, killed_at, small_shards
 
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg.cli.entry import main
+from napari_fcnseg.engine.target import Target
 from napari_fcnseg.io import open_image
 from napari_fcnseg.segmentation import segment
 
@@ -110,18 +111,12 @@ def test_changed_settings_need_no_resume(
 def test_killed_before_the_last_step(
     source: Path, expected: NDArray[Any], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from napari_fcnseg.engine import to_zarr
-
-    class Killed(BaseException):
-        pass
-
-    def gone(target: to_zarr.Target) -> None:
-        if target.path.exists():
-            raise Killed
+    def gone(_target: Target) -> None:
+        raise Killed
 
     words = (source, "-o", source.with_name("out.zarr"))
     with monkeypatch.context() as patch:
-        patch.setattr(to_zarr, "_complete", gone)
+        patch.setattr(Target, "do_last_steps", gone)
         with pytest.raises(Killed):
             run(*words, model=tiny_model)
     assert run(*words, model=tiny_model) == 0

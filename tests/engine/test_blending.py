@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -292,6 +293,20 @@ def test_each_window_of_each_region_ticks_and_may_stop_the_run() -> None:
     with pytest.raises(KeyboardInterrupt):
         list(blended_regions(predictor_of(segmenter, (8, 8)), source, work, Head(), stopping))
     assert segmenter.seen == 5
+
+
+def test_a_run_that_is_stopped_leaves_no_thread() -> None:
+    def tick() -> None:
+        raise RuntimeError("enough")
+
+    def reading() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name.startswith("fcnseg-")]
+
+    source, predictor = source_of(texture(64, 64)), predictor_of(Contrast(2), (16, 16))
+    with pytest.raises(RuntimeError, match="enough") as failure:
+        list(blended_regions(predictor, source, [((), everything((64, 64)))], Head(lambda s: s), tick))
+    assert not reading(), "whoever holds the error holds no threads"
+    del failure
 
 
 def test_work_is_taken_one_row_ahead() -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.engine.small import cells, grouped, seeded, texture, unpadded
 
 from napari_fcnseg._shared.settings import SegmentSettings
-from napari_fcnseg.engine.blockwise import needed_box
-from napari_fcnseg.engine.gathering import Chunks, chunk_ends, gather
+from napari_fcnseg.engine.blockwise import BlockWork, needed_box
+from napari_fcnseg.engine.gathering import Chunks, Crops, chunk_ends, gather
 from napari_fcnseg.engine.job import Job, make_job
 from napari_fcnseg.engine.layout import Layout
+from napari_fcnseg.engine.lazy import lazy_classes
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.engine.works import ScoreWork
 from napari_fcnseg.models import Model
@@ -110,3 +111,30 @@ def test_the_mask_is_cut_like_the_image() -> None:
     got = crops.join(blocks_of(image, keys))
     np.testing.assert_array_equal(got, image.compute()[5:9, 2:3, 8:25])
     np.testing.assert_array_equal(mask_crops.join(blocks_of(chunks.mask, mask_keys)), mask[5:9, 8:25])
+
+
+def test_each_box_of_the_sample_is_cut_out_by_itself() -> None:
+    """Together the chunks of all boxes would be most of a slide."""
+    image: Any = da.zeros((8192, 9216), chunks=(1024, 1024), dtype="uint8")
+    job = make_job(image, cells(), SegmentSettings(device="cpu"))
+    assert len(job.sample_boxes()) > 1000
+    labels = lazy_classes(job)
+    graph: Any = labels.__dask_graph__()
+    (decided,) = [name for name in graph.layers if name.startswith("normalisation-")]
+    needs = graph.get_all_dependencies()
+    boxes = {key for key in needs[decided] if isinstance(key, tuple)}
+    assert len(boxes) == len(job.sample_boxes())
+    chunks = [{key for key in needs[box] if isinstance(key, tuple)} for box in boxes]
+    assert {len(each) for each in chunks} == {1}
+    # A chunk that a block needs as well would wait in memory until that is computed.
+    blocks = [key for key in needs if key[0] == labels.name]
+    used = {key for block in blocks for key in needs[block]}
+    assert not used & set().union(*chunks)
+
+
+def test_a_box_of_the_sample_keeps_no_chunk() -> None:
+    work, chunk = BlockWork(job_for(cells(), 128, 125), scores=False), np.zeros((128, 125))
+    pixels, mask = work.cropped([[[chunk]], None], (Crops((((3, 7),), ((0, 125),))), None))
+    assert pixels.shape == (1, 4, 125)
+    assert mask is None
+    assert not np.shares_memory(pixels, chunk)

@@ -75,7 +75,7 @@ def test_volume_and_stack(tmp_path: Path) -> None:
     volume, stack = small.texture(20, 60, 70), small.texture(3, 60, 70)
     run(tmp_path / "volume.zarr", small.seeded_volume(), volume, tile_shape=None)
     run(tmp_path / "stack.zarr", given=stack, axes="tyx")
-    options = {"device": "cpu", "precision": "float32"}
+    options: dict[str, Any] = {"device": "cpu", "precision": "float32"}
     np.testing.assert_array_equal(
         labels_of(tmp_path / "volume.zarr"), segment(volume, small.seeded_volume(), **options)
     )
@@ -87,7 +87,7 @@ def test_volume_and_stack(tmp_path: Path) -> None:
 def test_rescaled_and_masked(tmp_path: Path) -> None:
     mask = np.zeros((90, 130), bool)
     mask[10:70, 20:110] = True
-    options = {"spacing": (0.4, 0.7), "mask": mask}
+    options: dict[str, Any] = {"spacing": (0.4, 0.7), "mask": mask}
     run(tmp_path / "labels.zarr", **options)
     expected = segment(image(), small.seeded(), device="cpu", precision="float32", **options)
     np.testing.assert_array_equal(labels_of(tmp_path / "labels.zarr"), expected)
@@ -184,7 +184,7 @@ def test_a_folder_of_that_name_is_not_taken_for_a_stopped_run(tmp_path: Path) ->
 
 
 def test_a_network_that_was_trained_on_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = small.network()
+    network: Any = small.network()
     call: dict[str, Any] = {"model": as_model(network, classes=["cell"]), "kind": "instances"}
     with killed_at(monkeypatch, 3, before=False):
         run(tmp_path / "labels.zarr", **call)

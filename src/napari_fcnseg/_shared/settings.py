@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from napari_fcnseg._shared.errors import InputError, nearest_name
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 KINDS = ("classes", "instances")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -197,9 +197,26 @@ def array_sha256(array: ArrayLike) -> str:
     import numpy as np
 
     values = np.asarray(array)
-    ordered = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-    digest = hashlib.sha256(f"{ordered.dtype.str}{values.shape}".encode())
-    digest.update(ordered.data if ordered.size else b"")
+    return blocks_sha256(values.shape, values.dtype, [values])
+
+
+def blocks_sha256(shape: tuple[int, ...], dtype: DTypeLike, blocks: Iterable[NDArray[Any]]) -> str:
+    """Return what :func:`array_sha256` returns for an array, of blocks whose values in C order are its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = np.eye(3, dtype=bool)
+    >>> array_sha256(mask) == blocks_sha256(mask.shape, mask.dtype, [mask[:1], mask[1:]])
+    True
+    """
+    import numpy as np
+
+    stored = np.dtype(dtype).newbyteorder("<")
+    digest = hashlib.sha256(f"{stored.str}{shape}".encode())
+    for block in blocks:
+        ordered = np.ascontiguousarray(block, dtype=stored)
+        digest.update(ordered.data if ordered.size else b"")
     return digest.hexdigest()
 
 

@@ -170,7 +170,8 @@ def _tiles(record: RunRecord) -> str:
         return "It was processed in one piece."
     core = " x ".join(map(str, layout["core_shape"]))
     halo = max(max(pair) for pair in layout["halo"])
-    return f"It was processed in {record.plan['tiles']:,} tiles of {core} pixels with a halo of {halo} pixels."
+    tiles = f"{record.plan['tiles']:,} tiles of {core} pixels"
+    return f"It was processed in {tiles} with a halo of {halo} pixels."
 
 
 def _numerics(record: RunRecord) -> str:

@@ -15,7 +15,8 @@ its share, from the first to the last.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise, product
@@ -32,13 +33,11 @@ from napari_fcnseg.refine.stitching import relative, slices
 from napari_fcnseg.tiling.overlap import WindowPlan, plan_windows
 
 if TYPE_CHECKING:
-    from napari_fcnseg.engine.predictor import Predictor
+    from napari_fcnseg.engine.predictor import Predictor, Wanted
     from napari_fcnseg.engine.source import Source
 
 Corner = tuple[int, ...]
 Row = list[tuple[tuple[int, ...], Box]]
-Wanted = Callable[[tuple[int, ...], Box], bool]
-"""Tells of a leading index and a box of the grid whether anything in it counts."""
 
 # Sums that wait for the next row of regions; beyond this their windows are computed again.
 CARRIED_BYTES = 2**27
@@ -104,7 +103,9 @@ def blended_regions(
         row = _Row(blender, leading, box[:-1], above, blender.below(regions, following, carried_bytes))
         for _, box in regions:
             row.drop(box[-1][0])
-            yield _joined((head(sums[None])[0] for sums in row.finished(box)), box)
+            with closing(row.finished(box)) as finished:
+                made = _joined((head(sums[None])[0] for sums in finished), box)
+            yield made
         above = row.below
 
 
@@ -196,14 +197,17 @@ class _Blender:
             self._shares[axis, start] = torch.from_numpy(share).to(self.predictor.device)
         return self._shares[axis, start]
 
-    def scores(self, leading: tuple[int, ...], corners: Sequence[Corner]) -> Iterator[torch.Tensor]:
+    def scores(
+        self, leading: tuple[int, ...], corners: Sequence[Corner]
+    ) -> Generator[torch.Tensor, None, None]:
         """Iterate over the scores ``(maps, *window)`` of the windows that begin at corners."""
         keep = tuple((0, size) for size in self.plan.window)
         size = self.batch_size
         batches = (corners[i : i + size] for i in range(0, len(corners), size))
-        for batch, pixels in read_ahead(batches, partial(self._read, leading)):
-            scores = self.predictor.segmenter.predict(self.predictor.normalised(pixels), keep)
-            yield from scores[: len(batch)].to(self.predictor.device)
+        with closing(read_ahead(batches, partial(self._read, leading))) as reads:
+            for batch, pixels in reads:
+                scores = self.predictor.segmenter.predict(self.predictor.normalised(pixels), keep)
+                yield from scores[: len(batch)].to(self.predictor.device)
 
     def _read(self, leading: tuple[int, ...], corners: Sequence[Corner]) -> NDArray[Any]:
         """Return the pixels of a batch of windows, the last repeated until it is full."""
@@ -249,7 +253,7 @@ class _Row:
         """Drop the sums before a pixel."""
         self.sums, self.first = self.sums[..., max(first - self.first, 0) :], first
 
-    def finished(self, region: Box) -> Iterator[torch.Tensor]:
+    def finished(self, region: Box) -> Generator[torch.Tensor, None, None]:
         """Iterate over the blended scores of the next region, in parts ``(maps, *sides, width)``."""
         plan, (first, stop) = self.blender.plan, region[-1]
         columns = plan.touching(-1, (first, stop))
@@ -257,13 +261,13 @@ class _Row:
         todo = [corner for part in corners.values() for corner in part]
         for _ in range(plan.count(region) - len(todo)):
             self.blender.ticked()
-        scores = self.blender.scores(self.leading, todo)
-        for x in (*columns, stop):
-            if x > first:  # no later column reaches what lies before it
-                yield self.sums[..., first - self.first : x - self.first]
-                first = x
-            if x in corners:
-                self._add(x, self._column(x, zip(corners[x], scores, strict=False)))
+        with closing(self.blender.scores(self.leading, todo)) as scores:
+            for x in (*columns, stop):
+                if x > first:  # no later column reaches what lies before it
+                    yield self.sums[..., first - self.first : x - self.first]
+                    first = x
+                if x in corners:
+                    self._add(x, self._column(x, zip(corners[x], scores, strict=False)))
 
     def _corners(self, x: int) -> list[Corner]:
         """Return which windows of a column are to be computed, in the order of summing."""

@@ -19,6 +19,7 @@ from napari_fcnseg.engine.gathering import Crops
 from napari_fcnseg.engine.job import Job
 from napari_fcnseg.engine.layout import Layout
 from napari_fcnseg.engine.planning import make_plan
+from napari_fcnseg.engine.sampling import Sample
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.engine.works import ClassWork, Prediction, ScoreWork
 from napari_fcnseg.preprocess.normalization import PixelTransform
@@ -88,21 +89,32 @@ class BlockWork:
 
     def region(self, box: Box) -> Box:
         """Return which box of the model's grid a block of the result comes from."""
-        return self.kind(self.job, NOT_DECIDED, (), self.ticked).region(box)
+        return self._work().region(box)
+
+    def _work(self) -> Prediction:
+        return self.kind(self.job, NOT_DECIDED, (), self.ticked)
 
     def tell(
         self, progress: Progress | None, control: RunControl | None, blocks: list[tuple[Box, Box]]
     ) -> None:
         """Count the tiles of all blocks, given by their leading and spatial boxes, for `progress`."""
         planes = [math.prod(b - a for a, b in leading) for leading, _ in blocks]
-        tiles = (
-            [self.job.count_tiles(self.region(box)) for _, box in blocks] if progress else [1] * len(planes)
-        )
+        work = self._work()
+        tiles = [work.tiles(box) for _, box in blocks] if progress else [1] * len(planes)
         self.ticked = Ticker(progress, sum(map(operator.mul, planes, tiles)), control)
 
-    def decide(self, parts: list[Any], places: list[Any]) -> PixelTransform:
-        """Freeze the normalisation from chunks of the image and of its mask."""
-        return self.job.decide(self._part(part, crops) for part, crops in zip(parts, places, strict=True))
+    def cropped(self, part: list[Any], crops: tuple[Crops, Crops | None]) -> tuple[NDArray[Any], Any]:
+        """Return one box of the sample and its mask, with nothing else of their chunks."""
+        pixels, mask = self._part(part, crops)
+        return pixels.copy(), None if mask is None else mask.copy()
+
+    def decide(self, boxes: list[tuple[NDArray[Any], Any]]) -> PixelTransform:
+        """Freeze the normalisation from the boxes of the sample."""
+        sample = Sample(sum(pixels[0].size for pixels, _ in boxes))
+        for pixels, mask in boxes:
+            shape = pixels.shape[1:]
+            sample.add(shape, [(tuple((0, n) for n in shape), pixels, mask)])
+        return self.job.decide(sample)
 
     def _part(
         self, keys: list[Any], crops: tuple[Crops, Crops | None]

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate, pairwise, product
 from math import prod
 from typing import Any
 
@@ -50,6 +50,11 @@ class Uneven:
 
     ends: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Length of the longest."""
+        return max(stop - start for start, stop in pairwise((0, *self.ends)))
+
     def touched(self, start: int, stop: int) -> range:
         """Return the chunks that an interval touches."""
         return range(bisect_right(self.ends, start), bisect_right(self.ends, stop - 1) + 1)
@@ -68,6 +73,14 @@ def chunk_axes(array: Any) -> tuple[Even | Uneven, ...] | None:
         Even(int(c), int(n)) if isinstance(c, int | np.integer) else Uneven(tuple(accumulate(map(int, c))))
         for c, n in zip(chunks, array.shape, strict=True)
     )
+
+
+def chunk_shape(array: Any) -> tuple[int, ...]:
+    """Return the longest chunk along each axis, 1 pixel of an array that is not divided."""
+    axes = chunk_axes(array)
+    if axes is None:
+        return (1,) * len(array.shape)
+    return tuple(axis.size for axis in axes)
 
 
 class CachedArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,9 +22,10 @@ from napari_fcnseg.engine.devices import DTYPES, choose_device, choose_precision
 from napari_fcnseg.engine.heads import Head, class_head, object_head, probabilities_of
 from napari_fcnseg.engine.layout import Layout, read_layout
 from napari_fcnseg.engine.linkable import refuse_unlinkable
-from napari_fcnseg.engine.planning import RunPlan, cache_bytes, choose_tile, make_plan, plan_run
+from napari_fcnseg.engine.planning import Load, RunPlan, cache_bytes, choose_tile, make_plan, plan_run
 from napari_fcnseg.engine.predictor import Predictor
 from napari_fcnseg.engine.refining import RefiningPredictor, refined_blocks, refined_region
+from napari_fcnseg.engine.sampling import Sample
 from napari_fcnseg.engine.scaling import (
     choose_factors,
     choose_resampling,
@@ -32,7 +33,7 @@ from napari_fcnseg.engine.scaling import (
     remaining,
     with_stated_spacing,
 )
-from napari_fcnseg.engine.source import Source, check_finite, check_pixels
+from napari_fcnseg.engine.source import Source, check_pixels
 from napari_fcnseg.engine.tissue import Tissue, find_tissue
 from napari_fcnseg.models.model import Model
 from napari_fcnseg.models.record import ModelRecord
@@ -110,8 +111,8 @@ class Job:
         """The tiles and the memory of the run."""
         return plan_run(
             self.segmenter, self.grid, self.tile_shape, leading=self.source.leading,
-            batch_size=self.settings.batch_size or 1, device=str(self.settings.device),
-            precision=self.settings.precision, blend=self.blend, **_load(self.source, self.kind),
+            device=str(self.settings.device), precision=self.settings.precision,
+            load=_load(self.model, self.settings, self.source, self.grid, self.labelled.shape),
         )  # fmt: skip
 
     @property
@@ -175,22 +176,16 @@ class Job:
         count = len(self.source.leading)
         return [(box[:count], box[count:]) for box in sample_boxes(self.shape)]
 
-    def decide(self, sample: Iterable[tuple[NDArray[Any], NDArray[np.bool_] | None]]) -> PixelTransform:
+    def decide(self, sample: Sample) -> PixelTransform:
         """Freeze the normalisation from the sample, and report it.
 
         Parameters
         ----------
-        sample : iterable of (ndarray, ndarray or None)
-            Pixels, channels first, and mask of each of the :meth:`sample_boxes`.
+        sample : Sample
+            Of all the :meth:`sample_boxes`.
         """
-        values = []
-        for pixels, mask in sample:
-            check_finite(pixels, mask)
-            values.append(pixels.reshape(len(pixels), -1) if mask is None else pixels[:, mask])
-        transform = decide_transform(
-            np.concatenate(values, axis=1), self.normalization, self.model.segmenter.in_channels
-        )
-        if len(values) > 1:
+        transform = decide_transform(sample.values(), self.normalization, self.model.segmenter.in_channels)
+        if sample.boxes > 1:
             # More boxes than one are a sample, and an even sample says nothing of the rest.
             transform = replace(transform, constant=False)
         if transform.rendering is not None:
@@ -381,24 +376,47 @@ def blend_of(segmenter: Segmenter, settings: SegmentSettings) -> str | None:
     return settings.blend or (None if segmenter.exact_tiling else "gaussian")
 
 
-def _load(source: Source, kind: str) -> dict[str, int]:
-    """Return the bytes of a pixel that is read, and of one that is written."""
+def _load(
+    model: Model,
+    settings: SegmentSettings,
+    source: Source,
+    grid: tuple[int, ...],
+    labelled: tuple[int, ...],
+) -> Load:
+    """Return what a run holds beside the tiles of its model."""
     first, stop = source.used_channels
-    return {"pixel": source.dtype.itemsize * (stop - first), "result": 8 if kind == "instances" else 1}
+    objects = (settings.kind or model.record.kind) == "instances"
+    rule = model.record.objects
+    return Load(
+        batch_size=settings.batch_size or 1,
+        pixel=source.dtype.itemsize * (stop - first),
+        channels=len(source.layout.channels) or 1,
+        result=8 if objects else 1,
+        before=None if grid == source.shape else source.shape,
+        labels=None if objects or grid == labelled else labelled,
+        blended=blend_of(_placed(model, settings), settings) is not None,
+        reach=(rule.reach if rule else 0) if objects else None,
+    )
 
 
 def tile_of(
-    model: Model, settings: SegmentSettings, source: Source, grid: tuple[int, ...]
+    model: Model,
+    settings: SegmentSettings,
+    source: Source,
+    grid: tuple[int, ...],
+    labelled: tuple[int, ...] | None = None,
 ) -> tuple[int, ...]:
-    """Return the tile: as asked for, as memory allows; or the window, which never depends on memory."""
+    """Return the tile: as asked for, as memory allows; or the window, which never depends on memory.
+
+    `labelled` is the spatial shape of the labels, where it is not that of the source.
+    """
     segmenter = _placed(model, settings)
     window = None
     if blend_of(segmenter, settings):
         window = model.record.tile_shape or (WINDOW[len(grid)],) * len(grid)
-    kind = settings.kind or model.record.kind
     return choose_tile(
         segmenter, grid, tile_shape=settings.tile_shape or window, memory=settings.memory,
-        batch_size=settings.batch_size or 1, **_load(source, kind),
+        load=_load(model, settings, source, grid, labelled or source.shape),
     )  # fmt: skip
 
 
@@ -452,7 +470,9 @@ def make_job(
         settings=resolved,
         normalization=_normalization(settings, model, layout),
         resampling=resampling,
-        tile_shape=tile_of(model, resolved, source, resampling.after if resampling else source.shape),
+        tile_shape=tile_of(
+            model, resolved, source, resampling.after if resampling else source.shape, original.shape
+        ),
         chain=_chain(resolved, record, refine),
         original=None if source is original else original,
         tissue=find_tissue(image, original, convert) if settings.mask == TISSUE else None,

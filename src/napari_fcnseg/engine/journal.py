@@ -88,6 +88,13 @@ class Journal:
         with np.load(path) as found:
             return dict(found)
 
+    def with_facts(self, name: str) -> set[int]:
+        """Return of which blocks of a pass anything was learned."""
+        folder = self.folder / "facts" / name
+        if not folder.is_dir():
+            return set()
+        return {int(path.stem) for path in folder.glob("*.npz")}
+
     def _facts_path(self, name: str, block: int) -> Path:
         return self.folder / "facts" / name / f"{block}.npz"
 

@@ -21,6 +21,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
+from dask.graph_manipulation import clone
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
@@ -32,6 +33,7 @@ from napari_fcnseg.engine.blockwise import BlockWork, Place, needed_box
 from napari_fcnseg.engine.gathering import Chunks
 from napari_fcnseg.engine.job import Job
 from napari_fcnseg.engine.runners import LocalRunner
+from napari_fcnseg.engine.source import Source
 from napari_fcnseg.engine.stored import StoredPasses
 from napari_fcnseg.engine.works import ObjectScoreWork
 from napari_fcnseg.preprocess.normalization import PixelTransform
@@ -74,22 +76,44 @@ def _array(
     return da.Array(graph, name, chunks, dtype)  # type: ignore[no-untyped-call]
 
 
-def _decide(work: BlockWork, parts: list[Any], places: list[Any]) -> PixelTransform:
-    return work.decide(parts, places)
+def _cropped(work: BlockWork, part: list[Any], crops: Any) -> tuple[NDArray[Any], Any]:
+    return work.cropped(part, crops)
+
+
+def _decide(work: BlockWork, boxes: list[tuple[NDArray[Any], Any]]) -> PixelTransform:
+    return work.decide(boxes)
 
 
 def _compute(work: BlockWork, part: list[Any], place: Place, transform: PixelTransform) -> NDArray[Any]:
     return work.compute(part, place, transform)
 
 
+def _read_apart(job: Job) -> Source:
+    """Return what the sample is read of: for a large image under other names than what blocks read.
+
+    A chunk that blocks read too would be kept until they are computed, which is after the
+    sample is complete.
+    """
+    source = job.labelled
+    if len(job.sample_boxes()) == 1:
+        return source
+    lazy = isinstance(source.mask, da.Array)
+    return replace(source, array=clone(source.array), mask=clone(source.mask) if lazy else source.mask)
+
+
 def _transform(job: Job, work: Any, chunks: Chunks) -> Delayed:
-    """Return the normalisation as one node of the graph."""
-    gathered = [chunks.gather(*boxes) for boxes in job.sample_boxes()]
-    parts, places = [list(keys) for keys, _ in gathered], [crops for _, crops in gathered]
+    """Return the normalisation as one node of the graph, made of one node for each box of the sample.
+
+    Chunks can go as soon as their box is cut out: together they may be most of the image.
+    """
     name = f"normalisation-{uuid.uuid4().hex}"
-    task: dict[Any, Any] = {name: (_decide, work.key, parts, places)}
+    tasks: dict[Any, Any] = {}
+    for number, boxes in enumerate(job.sample_boxes()):
+        keys, crops = chunks.gather(*boxes)
+        tasks[f"{name}-box", number] = (_cropped, work.key, list(keys), crops)
+    tasks[name] = (_decide, work.key, list(tasks))
     needs = [work, *chunks.collections]
-    graph = HighLevelGraph.from_collections(name, task, dependencies=needs)
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=needs)
     return Delayed(name, graph)  # type: ignore[no-untyped-call]
 
 
@@ -98,8 +122,7 @@ def _assemble(job: Job, work: BlockWork, progress: Progress | None, control: Run
     boxes = {at: (sides[:count], sides[count:]) for at, sides in _block_sides(job)}
     work.tell(progress, control, list(boxes.values()))
     chunks, node = Chunks(job.source), delayed(work, pure=False, traverse=False)
-    whole = chunks if job.original is None else Chunks(job.original)
-    transform = _transform(job, node, whole)
+    transform = _transform(job, node, Chunks(_read_apart(job)))
     tasks = {}
     for at, (leading, box) in boxes.items():
         needed = needed_box(job, work.region(box))

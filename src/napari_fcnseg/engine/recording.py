@@ -6,25 +6,32 @@ import datetime as dt
 import functools
 import math
 import platform
+import weakref
 from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
-import numpy as np
 import torch
 
 from napari_fcnseg._shared.errors import ModelError
 from napari_fcnseg._shared.record import RunRecord
-from napari_fcnseg._shared.settings import TISSUE, SegmentSettings, array_sha256
+from napari_fcnseg._shared.settings import TISSUE, SegmentSettings, blocks_sha256
+from napari_fcnseg.engine.chunk_cache import chunk_shape, read_box
 from napari_fcnseg.engine.job import Job
+from napari_fcnseg.engine.sampling import reading_block
 from napari_fcnseg.io.zarr_pixels import missing_chunks
 from napari_fcnseg.models.registry import load_model
 from napari_fcnseg.preprocess.normalization import PixelTransform
+from napari_fcnseg.refine.stitching import blocks
 
 PACKAGES = (
     "napari-fcnseg", "torch", "numpy", "scipy", "scikit-image", "dask", "zarr", "tifffile", "imagecodecs",
     "safetensors",
 )  # fmt: skip
+
+
+# The mask of each job is read once: it can be as large as the image.
+_hashes: weakref.WeakKeyDictionary[Job, str] = weakref.WeakKeyDictionary()
 
 
 @functools.cache
@@ -55,12 +62,28 @@ def image_facts(image: Any, job: Job) -> dict[str, Any]:
 
 
 def mask_hash(job: Job) -> str | None:
-    """Return the hash of the mask as booleans, with its axes in the order of the image's."""
+    """Return the hash of the mask as booleans, with its axes in the order of the image's.
+
+    It is :func:`~napari_fcnseg._shared.settings.array_sha256` of it, but read block by block, once for a job.
+    """
     if job.mask is None:
         return None
-    layout = job.source.layout
-    made = layout.leading + layout.spatial
-    return array_sha256(np.asarray(job.mask).transpose([made.index(axis) for axis in layout.output_order()]))
+    if job not in _hashes:
+        layout = job.source.layout
+        made = layout.leading + layout.spatial
+        mask = job.mask.transpose([made.index(axis) for axis in layout.output_order()])
+        parts = blocks(mask.shape, _rows(mask))
+        _hashes[job] = blocks_sha256(tuple(mask.shape), bool, (read_box(mask, box) for box in parts))
+    return _hashes[job]
+
+
+def _rows(mask: Any, limit: int = 2**24) -> tuple[int, ...]:
+    """Return a block of a mask that follows the one before it in C order, and ends where chunks do."""
+    shape, chunks = [int(n) for n in mask.shape], chunk_shape(mask)
+    block = list(reading_block(shape, [1] * len(shape), limit))
+    axis = next((axis for axis, size in enumerate(block) if size > 1), len(block) - 1)
+    block[axis] = min(-(-block[axis] // chunks[axis]) * chunks[axis], shape[axis])
+    return tuple(block)
 
 
 def resolved_settings(job: Job, transform: PixelTransform) -> SegmentSettings:

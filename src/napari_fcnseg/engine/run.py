@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_fcnseg._shared.control import Progress, RunControl, Ticker
 from napari_fcnseg.engine.job import Job
 from napari_fcnseg.engine.runners import StreamedMemory
+from napari_fcnseg.engine.sampling import Sample, sample_blocks
 from napari_fcnseg.engine.source import Source, count_bad, refuse_bad
 from napari_fcnseg.engine.works import ClassWork, ImagePixels, ObjectScoreWork, Prediction, ScoreWork
 from napari_fcnseg.preprocess.normalization import PixelTransform
@@ -24,7 +25,6 @@ from napari_fcnseg.refine.objectwise import refine_objects
 from napari_fcnseg.refine.passes import Array, Passes
 from napari_fcnseg.refine.stitching import blocks
 from napari_fcnseg.tiling.shards import SHARD, shard_boxes
-
 
 # The arrays that objects are made of.
 SCORES = ("foreground", "seed")
@@ -56,23 +56,21 @@ def decide_now(
     job : Job
         What to run.
     seen : callable, optional
-        Given the pixels of each part of the sample.
+        Given the pixels of each box of the sample, shape (channels, *leading, *box).
     control : RunControl, optional
-        Looked at before each part.
+        Looked at before each box.
     """
     source, boxes = job.labelled, job.sample_boxes()
     if len(boxes) > 1 and isinstance(source.array, np.ndarray):
         check_everywhere(source)  # a sample that is the whole image is checked when it is used
 
-    def part(box: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    shapes = [tuple(b - a for a, b in leading + box) for leading, box in boxes]
+    sample = Sample(sum(map(math.prod, shapes)), seen)
+    for (leading, box), shape in zip(boxes, shapes, strict=True):
         if control:
             control.check()
-        found = source.part(*box)
-        if seen:
-            seen(found[0])
-        return found
-
-    return job.decide(part(box) for box in boxes)
+        sample.add(shape, sample_blocks(source, leading, box))
+    return job.decide(sample)
 
 
 def check_everywhere(source: Source, block: int = 2**24) -> None:

@@ -48,7 +48,7 @@ class Target:
     @classmethod
     def choose(cls, store: str | os.PathLike[str], name: str | None, version: str) -> Target:
         """Return the target of a store, or of a name among the labels of an image."""
-        path = Path(store)
+        path = Path(store).absolute()
         if name is None:
             return cls(path, version)
         return cls(labels_folder(path, name), label_version(path), path)

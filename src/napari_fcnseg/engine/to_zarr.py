@@ -29,6 +29,7 @@ from napari_fcnseg.engine import run
 from napari_fcnseg.engine.headers import asked_for, make_header, model_facts, refuse_changes
 from napari_fcnseg.engine.job import Job
 from napari_fcnseg.engine.journal import Journal
+from napari_fcnseg.engine.planning import object_threads
 from napari_fcnseg.engine.recording import make_record
 from napari_fcnseg.engine.runners import DaskRunner, LocalRunner, Runner
 from napari_fcnseg.engine.stored import DurableStore, JournalledPasses, remove_torn
@@ -243,7 +244,9 @@ class StoredRun:
 
     def _passes(self, ticked: Ticker) -> JournalledPasses:
         space = len(self.job.grid)
-        runner: Runner = LocalRunner(threads=torch.get_num_threads(), control=self.control)
+        # As many blocks of objects at a time as the memory allows.
+        threads = object_threads(self.settings.memory, space, self.job.rule.reach)
+        runner: Runner = LocalRunner(threads, self.control)
         if self.client is not None:
             runner = DaskRunner(self.client, self.control, ticked)
         return JournalledPasses(self.target.folder / "scratch", space, runner, self.journal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,47 @@ from napari_fcnseg.engine.job import Job
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.preprocess.resampling import Resampling
 from napari_fcnseg.refine.passes import Array, Facts
-from napari_fcnseg.refine.stitching import slices
+from napari_fcnseg.refine.stitching import blocks, relative, slices
+from napari_fcnseg.tiling.shards import SHARD
 
 Ticked = Callable[..., None]
+
+# What an enlarged image needs at a time, in shards of the model's grid.
+MOST_SHARDS = 2
 
 
 def split(box: Box, space: int) -> tuple[tuple[int, ...], Box]:
     """Return the index along the leading axes, and the box along the last `space` axes."""
     leading = len(box) - space
     return tuple(start for start, _ in box[:leading]), box[leading:]
+
+
+def divided(box: Box, region: Callable[[Box], Box]) -> list[Box]:
+    """Divide a box whose region on another grid is far larger than itself, so that memory stays bounded.
+
+    Parameters
+    ----------
+    box : Box
+        Spatial, about a shard or less.
+    region : callable
+        Returns which box of the other grid a box needs.
+
+    Returns
+    -------
+    list of Box
+        In C order. The region of none has more than twice the pixels of a shard,
+        unless it is no larger than `box`, which is not divided then.
+    """
+    sizes = tuple(b - a for a, b in box)
+    most = max(MOST_SHARDS * SHARD[len(box)] ** len(box), math.prod(sizes))
+    while True:
+        sides = [b - a for a, b in region(tuple((a, a + n) for (a, _), n in zip(box, sizes, strict=True)))]
+        axis = max(range(len(box)), key=lambda i: (sizes[i] > 1, sides[i]))
+        if math.prod(sides) <= most or sizes[axis] == 1:
+            break
+        sizes = (*sizes[:axis], -(-sizes[axis] // 2), *sizes[axis + 1 :])
+    origin = tuple((-a, 0) for a, _ in box)
+    return [relative(part, origin) for part in blocks([b - a for a, b in box], sizes)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +106,32 @@ class Prediction:
 
     def tiles(self, box: Box) -> int:
         """Return how many tiles a box takes."""
-        return self.job.count_tiles(self.region(split(box, len(self.job.grid))[1]))
+        parts = divided(split(box, len(self.job.grid))[1], self.region)
+        return sum(self.job.count_tiles(self.region(part)) for part in parts)
 
     def stream(self, boxes: Iterable[Box]) -> Iterator[NDArray[Any]]:
         """Iterate over the results of boxes, shape (maps, *box without leading)."""
-        parts = [split(box, len(self.job.grid)) for box in boxes]
+        places = [split(box, len(self.job.grid)) for box in boxes]
         predictor = self.job.refining(self.transform, raw=self.raw)
-        work = (((*self.plane, *leading), self.region(box)) for leading, box in parts)
+        work = ((leading, self.region(part)) for leading, _, part in self._parts(places))
         found = predictor.regions(self.job.source, work, self.head, self.ticked, self.job.wanted)
-        for (leading, box), maps in zip(parts, found, strict=True):
-            yield self.finished(maps, (*self.plane, *leading), box)
+        out: NDArray[Any] = np.empty(())
+        for (leading, box, part), maps in zip(self._parts(places), found, strict=True):
+            result = self.finished(maps, leading, part)
+            if part == box:
+                yield result
+                continue
+            if _corner(part, 0) == _corner(box, 0):
+                out = np.empty((len(result), *(b - a for a, b in box)), result.dtype)
+            out[(slice(None), *slices(relative(part, box)))] = result
+            if _corner(part, 1) == _corner(box, 1):
+                yield out
+
+    def _parts(self, places: list[tuple[tuple[int, ...], Box]]) -> Iterator[tuple[tuple[int, ...], Box, Box]]:
+        """Iterate over the parts of boxes: index along all leading axes, the box, the part."""
+        for leading, box in places:
+            for part in divided(box, self.region):
+                yield (*self.plane, *leading), box, part
 
     def write(self, box: Box, result: NDArray[Any]) -> Facts | None:
         """Write the maps of a box, each to its array."""
@@ -153,6 +202,10 @@ class ObjectScoreWork(Prediction):
         return found if tissue is None else found * tissue.part(leading, box, self.job.grid)
 
 
+def _corner(box: Box, end: int) -> tuple[int, ...]:
+    return tuple(side[end] for side in box)
+
+
 def nearest(back: Resampling | None, labels: NDArray[Any], box: Box) -> NDArray[Any]:
     """Return labels of the model's grid at the pixels of a box of the image."""
     return back.nearest(labels, box) if back else labels
@@ -173,6 +226,16 @@ class ImagePixels:
 
     def __call__(self, labels: Array, box: Box) -> NDArray[Any]:
         """Return the labels of a box over all axes of the image."""
+        leading, inside = split(box, len(self.job.grid))
+        if self.job.back is None:
+            return self._read(labels, box)
+        out = np.empty([b - a for a, b in box], labels.dtype)
+        for part in divided(inside, self.job.back.nearest_box):
+            whole = (*box[: len(leading)], *part)
+            out[slices(relative(whole, box))] = self._read(labels, whole)
+        return out
+
+    def _read(self, labels: Array, box: Box) -> NDArray[Any]:
         leading, inside = split(box, len(self.job.grid))
         source = self.job.back.nearest_box(inside) if self.job.back else inside
         found = np.asarray(labels[slices((*box[: len(leading)], *source))])

@@ -12,15 +12,14 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import DTypeLike
 
 from napari_fcnseg._shared.errors import ImageFileError, InputError, OutputExistsError
-from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.io.atomic import written_whole
 from napari_fcnseg.io.ome_zarr import LabelClass, label_attributes
 
@@ -32,6 +31,8 @@ _CHUNK = {2: 512, 3: 64}
 # Measured on labels of nuclei: level 1 is smaller and no slower than zarr's default,
 # and Blosc is slower to write, whatever it shuffles.
 _ZSTD_LEVEL = 1
+# Far longer than it takes to write a list of names.
+_LOCK_SECONDS = 60
 _NAME = re.compile(r"(?!\.+$)(?!__)(?!\.)[^/\\\x00-\x1f]+")
 
 
@@ -102,10 +103,6 @@ def create_label_store(
     at once: a folder that says to be a label image has all its arrays. Equal
     arguments give equal bytes.
 
-    See Also
-    --------
-    open_label_store : Goes on with one.
-
     Examples
     --------
     >>> import tempfile, pathlib
@@ -133,41 +130,14 @@ def create_label_store(
     chunks = tuple(chunk_shape or _default_chunks(axes, shard_shape))
     with _writable(path):
         path.mkdir(exist_ok=True)
-        for i, shape in enumerate(levels):
+        arrays = [
             _create_array(
                 path / str(i), shape, np.dtype(dtype), tuple(shard_shape), chunks, axes, ome_zarr_version
             )
+            for i, shape in enumerate(levels)
+        ]
         _write_group(path, attributes, ome_zarr_version)
-    return open_label_store(path)
-
-
-def open_label_store(path: Path) -> list[Any]:
-    """Return the arrays of a label image, the finest first, open for writing.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        What :func:`create_label_store` made.
-
-    Returns
-    -------
-    list of zarr.Array
-
-    Raises
-    ------
-    ImageFileError
-        When it is no label image, or was not made to the end.
-    """
-    import zarr
-
-    ome = _ome(path)
-    if "image-label" not in ome:
-        raise ImageFileError(
-            f"{path} is not a finished label image of OME-Zarr: its metadata name no 'image-label'. Make "
-            "it anew."
-        )
-    paths = [dataset["path"] for dataset in ome["multiscales"][0]["datasets"]]
-    return [zarr.open_array(path / p, mode="r+") for p in paths]
+    return arrays
 
 
 def labels_folder(image: Path, name: str) -> Path:
@@ -232,9 +202,10 @@ def register_label(image: Path, name: str) -> None:
 
     Notes
     -----
-    Doing it again changes nothing. The list is replaced at once. Where the
-    image has consolidated metadata, they are made anew, as readers that find
-    them look nowhere else.
+    Doing it again changes nothing, and several processes may do it at a time:
+    they wait for each other. The list is replaced at once. Where the image has
+    consolidated metadata, they are made anew, as readers that find them look
+    nowhere else.
 
     Raises
     ------
@@ -243,7 +214,11 @@ def register_label(image: Path, name: str) -> None:
     """
     version = label_version(image)
     folder = image / "labels"
-    with _writable(folder):
+    # Beside the image, as readers of Zarr wonder about files inside; it stays, as to delete it
+    # would let two processes lock two files of one name. No label can have this name.
+    whole = image.resolve()
+    lock = FileLock(whole.with_name(f".{whole.name}.__labels.lock"), timeout=_LOCK_SECONDS)
+    with _writable(folder), lock:
         folder.mkdir(exist_ok=True)
         attributes = _read_attributes(folder) or {}
         owner = attributes.setdefault("ome", {"version": version}) if version == "0.5" else attributes
@@ -252,29 +227,6 @@ def register_label(image: Path, name: str) -> None:
             owner["labels"] = [*listed, name]
             _write_group(folder, attributes, version)
         _consolidate_again(image, version)
-
-
-def shard_files(array: Any, box: Box) -> list[Path]:
-    """Return the files that hold a box of an array of a local store.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        Of version 2 or 3.
-    box : Box
-        One interval per dimension.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Files of the shards, or of the chunks where there are no shards, that
-        are there. Blocks of zeros have none.
-    """
-    unit = array.shards or array.chunks
-    root = Path(array.store_path.store.root) / array.store_path.path
-    sides = [range(a // u, -(-b // u)) for (a, b), u in zip(box, unit, strict=True)]
-    files = (root / array.metadata.encode_chunk_key(place) for place in product(*sides))
-    return [file for file in files if file.is_file()]
 
 
 def _check_arguments(axes: str, levels: Sequence[Sequence[int]], version: str) -> None:
@@ -304,11 +256,11 @@ def _create_array(
     chunks: tuple[int, ...],
     axes: str,
     version: str,
-) -> None:
+) -> Any:
     import zarr
 
     sharded = version == "0.5"
-    zarr.create_array(
+    return zarr.create_array(
         path,
         shape=tuple(shape),
         dtype=dtype,

@@ -219,7 +219,7 @@ def decide_transform(sample: NDArray[Any], normalization: Normalization, in_chan
     rendering = None
     if sample.shape[0] != in_channels:
         rendering = choose_rendering(sample, normalization.colour)
-    constant = sample.size == 0 or bool((sample == sample[:, :1]).all())
+    constant = sample.size == 0 or _is_constant(sample)
     if sample.size == 0 or normalization.method == "none":
         return PixelTransform(rendering, (0.0,) * in_channels, (1.0,) * in_channels, constant)
     if normalization.method == "fixed":
@@ -230,6 +230,12 @@ def decide_transform(sample: NDArray[Any], normalization: Normalization, in_chan
     offset, scale = zip(*(_value_range(part, normalization) for part in parts), strict=True)
     repeat = in_channels // len(parts)
     return PixelTransform(rendering, offset * repeat, scale * repeat, constant)
+
+
+def _is_constant(sample: NDArray[Any]) -> bool:
+    """Tell whether each channel has one value; looked at in parts, as a sample can be large."""
+    starts = range(0, sample.shape[1], 2**20)
+    return all(bool((sample[:, start : start + 2**20] == sample[:, :1]).all()) for start in starts)
 
 
 def _per_channel(
