@@ -196,12 +196,13 @@ def test_bfloat16_is_used_when_asked_for() -> None:
 def test_a_model_that_sees_the_whole_image_is_blended_from_fixed_windows() -> None:
     """The windows are those of the card: neither memory nor the batch changes them; a tile shape does."""
     image = texture(70, 45)
-    blended = predict(image, grouped(), raw=True)
-    np.testing.assert_allclose(predict(image, grouped(), raw=True, batch_size=4), blended, atol=1e-4)
-    np.testing.assert_array_equal(predict(image, grouped(), raw=True, memory="2GB"), blended)
-    other = predict(image, grouped(), raw=True, tile_shape=(40, 44))
+    options: dict[str, Any] = {"raw": True, "precision": "float32"}
+    blended = predict(image, grouped(), **options)
+    np.testing.assert_allclose(predict(image, grouped(), batch_size=4, **options), blended, atol=1e-4)
+    np.testing.assert_array_equal(predict(image, grouped(), memory="2GB", **options), blended)
+    other = predict(image, grouped(), tile_shape=(40, 44), **options)
     assert float(np.abs(other - blended).max()) > 0.01
-    odd = predict(image, grouped(), raw=True, tile_shape=(37, 41))  # rounded up to the stride
+    odd = predict(image, grouped(), tile_shape=(37, 41), **options)  # rounded up to the stride
     np.testing.assert_array_equal(odd, other)
 
 

@@ -50,7 +50,8 @@ def test_parts_do_not_change_the_result(kind: type[Prediction], monkeypatch: pyt
     assert all(len(divided(box, work.region)) > 4 for box in boxes)
     parts = list(work.stream(boxes))
     for one, other in zip(whole, parts, strict=True):
-        np.testing.assert_array_equal(one, other)
+        # Probabilities round by the shape of what they are computed in; labels are equal.
+        np.testing.assert_allclose(one, other, atol=1e-6 if kind is ScoreWork else 0)
     assert len(np.unique(whole[0])) > 1
     assert sum(ticks) == sum(work.tiles(box) for box in boxes)
 

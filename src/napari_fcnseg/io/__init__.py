@@ -4,10 +4,7 @@
 ``writing`` saves, ``atomic`` makes sure that what has its final name is complete.
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy
 
-from napari_fcnseg.io.lazy_image import LazyImage
-from napari_fcnseg.io.reading import open_image
-from napari_fcnseg.io.writing import save_labels, save_png
-
-__all__ = ["LazyImage", "open_image", "save_labels", "save_png"]
+# The names, listed once, are in __init__.pyi; readers and writers load when one is used.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)
