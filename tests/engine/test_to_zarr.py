@@ -220,7 +220,7 @@ def test_the_spacing_that_was_given_is_the_scale(tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'thresholds' is no option of segment\. Did you mean 'threshold'\?"):
+    with pytest.raises(InputError, match=r"'thresholds' is no option .* Did you mean 'threshold'\?"):
         run(tmp_path / "labels.zarr", thresholds=0.4)
 
 
