@@ -45,6 +45,8 @@ def main() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     draw(left, rows, "throughput, Mpx/s", lambda row: row["size"] ** 2 / row["seconds"] / 1e6)
     draw(right, rows, "peak memory of the process, MB", lambda row: row["megabytes"])
+    right.set_yticks([500, 1000, 2000, 4000], ["500", "1,000", "2,000", "4,000"])
+    left.set_yticks([1, 3, 10, 30], ["1", "3", "10", "30"])
     left.legend(frameon=False)
     figure.savefig(ROOT / "docs/images/engine.png", dpi=120)
 
