@@ -4,98 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.control import Progress, RunControl
-from napari_fcnseg._shared.errors import InputError, nearest_name
+from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import SegmentSettings
 from napari_fcnseg.engine import lazy, run
-from napari_fcnseg.engine.job import Job, make_job, pixels_of, streamed
+from napari_fcnseg.engine.calls import image_array, job_of, mask_array, settings_of
+from napari_fcnseg.engine.job import Job, make_job, streamed
 from napari_fcnseg.engine.planning import RunPlan
 from napari_fcnseg.engine.recording import make_record
 from napari_fcnseg.engine.target import Target
 from napari_fcnseg.engine.to_zarr import segment_to_store
 from napari_fcnseg.models.model import Model
-from napari_fcnseg.models.registry import is_path, load_model
+from napari_fcnseg.models.registry import load_model
 from napari_fcnseg.preprocess.normalization import Normalization, PixelTransform
-from napari_fcnseg.refine.chain import chain_data, make_chain
+from napari_fcnseg.refine.chain import make_chain
 
 ModelLike: TypeAlias = str | Path | Model
-
-Convert = Callable[[Any], Any]
-
-
-def _settings(model: Any, loaded: Model, options: dict[str, Any]) -> SegmentSettings:
-    if not loaded.copyable:
-        named = f"{loaded.record.id} (in memory)"  # no model can have that name
-    elif isinstance(model, Model):
-        named = loaded.record.id
-    else:
-        # A path is made absolute, so that the record finds the model from any folder.
-        named = str(Path(model).expanduser().absolute()) if is_path(model) else str(model)
-    normalization = options.get("normalization")
-    if isinstance(normalization, Normalization):
-        options = {**options, "normalization": asdict(normalization)}
-    known = [f.name for f in fields(SegmentSettings)]
-    for option in options:
-        if option not in known:
-            raise InputError(
-                f"{option!r} is no option of segment.{nearest_name(option, known)} Options are: "
-                f"{', '.join(known)}."
-            )
-    options = {**options, "refine": chain_data(options.get("refine"))}
-    return SegmentSettings(model=named, **options)
-
-
-def _image_array(image: Any) -> Any:
-    """Return a lazy image as it is, anything else as NumPy."""
-    if isinstance(image, str | Path):
-        raise InputError(
-            f"segment takes an array, not a path; open the file first: open_image({str(image)!r})."
-        )
-    if isinstance(image, np.ma.MaskedArray):
-        raise InputError("a masked array says where it does not count; give image.data and mask=~image.mask.")
-    return image if lazy.is_lazy(image) else np.asarray(image)
-
-
-def _mask_array(mask: Any, *, as_lazy: bool) -> Any:
-    """Return a mask as a dask array if it is to stay lazy, else as NumPy; tissue is found later."""
-    if mask is None or isinstance(mask, str):
-        return None
-    return lazy.as_dask(mask) if as_lazy and lazy.is_lazy(mask) else np.asarray(mask)
-
-
-def _job(
-    image: Any, model: Any, mask: Any, options: dict[str, Any], convert: Convert = lazy.as_dask
-) -> tuple[Any, Job]:
-    """Return the image, as NumPy unless it is lazy, and what is to be done with it.
-
-    `convert` returns the array that is read of a lazy image.
-    """
-    loaded = load_model(model)
-    image, is_lazy = _image_array(image), lazy.is_lazy(image)
-    if isinstance(mask, str):
-        options = {**options, "mask": mask}
-    job = make_job(
-        image, loaded, _settings(model, loaded, options), _mask_array(mask, as_lazy=is_lazy),
-        convert if is_lazy else pixels_of, options.get("refine"),
-    )  # fmt: skip
-    return image, job
-
-
-def _image_order(labels: Any, job: Job, *, maps: int = 0) -> Any:
-    """Return labels or maps with their axes in the order of the image's."""
-    layout = job.source.layout
-    made = layout.leading + layout.spatial
-    order = [made.index(axis) for axis in layout.output_order()]
-    return labels.transpose([*range(maps), *(maps + place for place in order)])
 
 
 def segment(
@@ -267,11 +198,11 @@ def segment(
     ((128, 128), dtype('uint8'))
     """
     options = _options(locals())
-    image, job = _job(image, model, mask, options)
+    image, job = job_of(image, model, mask, options)
     job.say_what_blending_costs()
     if lazy.is_lazy(image):
         make = lazy.lazy_classes if job.kind == "classes" else lazy.lazy_objects
-        return _image_order(make(job, progress, control), job)
+        return job.source.layout.image_order(make(job, progress, control))
     return _segment_now(job, progress, control)[0]
 
 
@@ -289,9 +220,9 @@ def _segment_now(
     """Return labels in the image's axis order, the normalisation, and what objects were found."""
     if job.kind == "classes":
         labels, transform = run.run_classes(job, progress, control)
-        return _image_order(labels, job), transform, None
+        return job.source.layout.image_order(labels), transform, None
     labels, found, transform = run.run_objects(job, progress, control)
-    return _image_order(labels, job), transform, found
+    return job.source.layout.image_order(labels), transform, found
 
 
 def segment_recorded(
@@ -334,7 +265,7 @@ def segment_recorded(
     ('nuclei@1', 1)
     """
     started, clock = dt.datetime.now(dt.UTC), time.perf_counter()
-    image, job = _job(image, model, mask, options, streamed)
+    image, job = job_of(image, model, mask, options, streamed)
     labels, transform, found = _segment_now(job.say_what_blending_costs().cached(), progress, control)
     record = make_record(
         image, job, transform, started=started, seconds=time.perf_counter() - clock,
@@ -425,10 +356,10 @@ def segment_to_zarr(
     ((96, 128), True)
     """
     loaded = load_model(model)
-    image = _image_array(image)
+    image = image_array(image)
     masked = {"mask": mask} if isinstance(mask, str) else {}
-    settings = _settings(model, loaded, {**options, **masked})
-    array = _mask_array(mask, as_lazy=lazy.is_lazy(image))
+    settings = settings_of(model, loaded, {**options, **masked})
+    array = mask_array(mask, as_lazy=lazy.is_lazy(image))
 
     def make(resolved: SegmentSettings) -> Job:
         job = make_job(image, loaded, resolved, array, streamed, options.get("refine"))
@@ -472,7 +403,7 @@ def plan_segmentation(
     >>> plan.describe().split(",")[0]
     '100 tiles of 1024 x 1024'
     """
-    return _job(image, model, mask, options, streamed)[1].plan
+    return job_of(image, model, mask, options, streamed)[1].plan
 
 
 def predict(
@@ -550,8 +481,10 @@ def predict(
         raise InputError(
             f"refine step {of_objects[0].name!r} is about objects, and predict makes none; use segment."
         )
-    image, job = _job(image, model, mask, options)
+    image, job = job_of(image, model, mask, options)
     job.say_what_blending_costs()
     if lazy.is_lazy(image):
-        return _image_order(lazy.lazy_scores(job, progress, raw=raw, control=control), job, maps=1)
-    return _image_order(run.run_scores(job, progress, raw=raw, control=control), job, maps=1)
+        return job.source.layout.image_order(
+            lazy.lazy_scores(job, progress, raw=raw, control=control), maps=1
+        )
+    return job.source.layout.image_order(run.run_scores(job, progress, raw=raw, control=control), maps=1)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from tests.engine.pyramids import levels_of, write_pyramid
 from tests.engine.stores import Killed, contents, killed_at, small_shards
+from tests.io.serving import served
 
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg.cli.entry import main
@@ -262,25 +259,6 @@ def test_into_an_image_of_a_group(
     with pytest.raises(SystemExit):
         run(plate, "-o", plate, "--name", "cells", model=tiny_model)
     assert "A" in capsys.readouterr().err
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder over http."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_an_address_is_an_input(

@@ -100,7 +100,7 @@ def test_background_is_neither_read_nor_computed(tmp_path: Path, monkeypatch: py
     path = write_pyramid(tmp_path / "slide.ome.tif", levels_of(pixels, 3), size=0.5)
     image = open_image(path)
     # Tissue is looked for on a low level, so that nothing else of the finest is read.
-    monkeypatch.setattr("napari_fcnseg.engine.tissue.EDGE", 64)
+    monkeypatch.setattr("napari_fcnseg.engine.tissue.LARGEST", 64)
     counted = Counted(pixels)
     fixed = {"method": "fixed", "offset": (0.0,), "scale": (1.0,), "colour": "nuclear stain"}
     monkeypatch.setattr("napari_fcnseg.engine.job.sample_boxes", lambda shape: [((30, 60), (30, 60))])
@@ -129,7 +129,7 @@ def test_background_is_neither_read_nor_computed(tmp_path: Path, monkeypatch: py
 
 def test_numpy_lazy_and_stored_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_pyramid(tmp_path / "slide.ome.tif", levels_of(stained(), 3), size=0.5)
-    monkeypatch.setattr("napari_fcnseg.engine.tissue.EDGE", 64)
+    monkeypatch.setattr("napari_fcnseg.engine.tissue.LARGEST", 64)
     for kind in ("instances", "classes"):
         options = {**OPTIONS, "mask": "tissue", "kind": kind}
         expected, record = segment_recorded(open_image(path), seeded(), **options)
@@ -145,7 +145,7 @@ def test_tissue_of_a_level_between(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # Found on level 2, labels on level 1, pixels of the model read there too.
     levels = levels_of(stained(), 3)
     path = write_pyramid(tmp_path / "slide.ome.tif", levels, size=0.25)
-    monkeypatch.setattr("napari_fcnseg.engine.tissue.EDGE", 64)
+    monkeypatch.setattr("napari_fcnseg.engine.tissue.LARGEST", 64)
     image = open_image(path, level=1)
     found = np.asarray(segment(image, seeded(), mask="tissue", kind="classes", **OPTIONS))
     plain = np.asarray(segment(image, seeded(), kind="classes", **OPTIONS))
@@ -162,7 +162,7 @@ def test_arrays_without_levels(wrap: Any) -> None:
 
 
 def test_a_low_level_is_read_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("napari_fcnseg.engine.tissue.EDGE", 100)
+    monkeypatch.setattr("napari_fcnseg.engine.tissue.LARGEST", 100)
     from napari_fcnseg.engine.job import make_job
     from napari_fcnseg.engine.tissue import find_tissue, thinned
 

@@ -1,64 +1,19 @@
 from __future__ import annotations
 
-import functools
-import http.server
 import pickle
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from tests.io.serving import Plain, Ranges, served
 
 from napari_fcnseg._shared.errors import ImageFileError, MissingPackageError
 from napari_fcnseg.io import open_image
 from napari_fcnseg.io.location import Url, location_of
 from napari_fcnseg.io.zarr_pixels import missing_chunks
-
-
-class _Plain(http.server.SimpleHTTPRequestHandler):
-    """Python's own server, which always sends whole files."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class _Ranges(_Plain):
-    """A server that sends the part of a file that was asked for, as those that hold data do."""
-
-    def do_GET(self) -> None:
-        path, asked = Path(self.translate_path(self.path)), self.headers.get("Range")
-        if asked is None or not path.is_file():
-            super().do_GET()
-            return
-        content = path.read_bytes()
-        first, last = asked.removeprefix("bytes=").split("-")
-        start = int(first) if first else len(content) - int(last)
-        part = content[start : int(last) + 1 if first and last else len(content)]
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        self.wfile.write(part)
-
-
-@contextmanager
-def served(folder: Path, handler: type[_Plain] = _Ranges) -> Iterator[str]:
-    """Serve a folder on this machine."""
-    handle = functools.partial(handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handle)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
 
 IMAGES = ["6001240_labels_v0.5.zarr", "6001240_labels_v0.5.zarr/labels/0", "tubhiswt4D_sub.zarr"]
 
@@ -106,7 +61,7 @@ def test_a_server_without_ranges_is_told_for_shards(tmp_path: Path) -> None:
             tmp_path / name, shape=(64, 64), chunks=(16, 16), shards=shards, dtype="u1", fill_value=0
         )
         array[...] = np.arange(4096).reshape(64, 64) % 250
-    with served(tmp_path, _Plain) as address:
+    with served(tmp_path, Plain) as address:
         assert open_image(f"{address}/chunks.zarr").pixels[20:21, 3:4] == array[20, 3]
         with pytest.raises(
             ImageFileError, match=r"shards.zarr cannot be read: .*need a server that sends parts of files"
@@ -132,10 +87,10 @@ def test_addresses_have_names_and_paths_stay_paths() -> None:
     assert location_of("C:/a/b.tif") == Path("C:/a/b.tif")
 
 
-class _Bucket(_Ranges):
+class _Bucket(Ranges):
     """As much of an S3 server as reading takes: objects by path, and its words for what is not there."""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name is that of http.server
         if "list-type" in self.path:
             self._send_xml(200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
         else:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_fcnseg._shared.protocols import Box
-from napari_fcnseg.refine.stitching import relative, slices
+from napari_fcnseg.refine.stitching import overlap, relative, slices
 
 Place = tuple[int, ...]
 """Which chunk along each axis."""
@@ -148,7 +148,7 @@ class CachedArray:
             places = product(*(axis.touched(*side) for axis, side in zip(self._axes, box, strict=True)))
             for place, values in self._chunks(list(places)):
                 chunk = self._box(place)
-                common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, chunk, strict=True))
+                common = overlap(box, chunk)
                 out[slices(relative(common, box))] = values[slices(relative(common, chunk))]
         return out
 

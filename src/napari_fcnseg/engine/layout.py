@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from napari_fcnseg._shared.errors import AxesError
 from napari_fcnseg._shared.settings import Channel
@@ -40,6 +41,12 @@ class Layout:
     def output_order(self) -> tuple[int, ...]:
         """Return the axes of the image that a label image keeps, in order."""
         return tuple(sorted(self.leading + self.spatial))
+
+    def image_order(self, array: Any, *, maps: int = 0) -> Any:
+        """Return an array of axes maps, leading, space with the latter two in the order of the image's."""
+        made = self.leading + self.spatial
+        order = [made.index(axis) for axis in self.output_order()]
+        return array.transpose([*range(maps), *(maps + place for place in order)])
 
 
 def _likely_axes(shape: Sequence[int], ndim: int) -> list[str]:

@@ -31,7 +31,7 @@ from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.engine import run
 from napari_fcnseg.engine.blockwise import BlockWork, Place, needed_box
 from napari_fcnseg.engine.gathering import Chunks
-from napari_fcnseg.engine.job import Job
+from napari_fcnseg.engine.job import Job, is_opened, pixels_of
 from napari_fcnseg.engine.runners import LocalRunner
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.engine.stored import StoredPasses
@@ -42,14 +42,14 @@ from napari_fcnseg.refine.stitching import slices
 
 def is_lazy(image: Any) -> bool:
     """Tell whether an image asks for a lazy result: dask, zarr, or what `open_image` returns."""
-    if hasattr(image, "channel_names") and hasattr(image, "axes"):
+    if is_opened(image):
         return True
     return isinstance(image, da.Array) or type(image).__module__.partition(".")[0] == "zarr"
 
 
 def as_dask(array: Any) -> da.Array:
     """Return a dask array of a dask or zarr array, or of what `open_image` returns."""
-    array = getattr(array, "data", array) if hasattr(array, "channel_names") else array
+    array = pixels_of(array)
     if not hasattr(array, "shape"):
         raise InputError("a zarr group is no image; give one of its arrays, or what open_image returns.")
     return array if isinstance(array, da.Array) else da.from_zarr(array)  # type: ignore[no-untyped-call]

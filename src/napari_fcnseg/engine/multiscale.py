@@ -117,7 +117,8 @@ def predict_scales(
     total = run_scores(_scaled(job, factors[0]), progress)
     for factor in factors[1:]:
         _join(total, run_scores(_scaled(job, factor), progress), aggregate)
-    return _image_order(total / total.sum(axis=0), job)
+    found: NDArray[np.float32] = job.source.layout.image_order(total / total.sum(axis=0), maps=1)
+    return found
 
 
 def _join(total: NDArray[np.float32], scores: NDArray[np.float32], aggregate: str) -> None:
@@ -180,10 +181,3 @@ def _scaled(job: Job, factor: float) -> Job:
         resampling=Resampling(source.shape, grid) if grid != source.shape else None,
         tile_shape=tile_of(job.model, job.settings, source, grid),
     )
-
-
-def _image_order(scores: NDArray[np.float32], job: Job) -> NDArray[np.float32]:
-    """Return maps with their other axes in the order of the image's."""
-    layout = job.source.layout
-    made = layout.leading + layout.spatial
-    return scores.transpose([0, *(1 + made.index(axis) for axis in layout.output_order())])

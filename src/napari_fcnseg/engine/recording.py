@@ -17,7 +17,7 @@ from napari_fcnseg._shared.errors import ModelError
 from napari_fcnseg._shared.record import RunRecord
 from napari_fcnseg._shared.settings import TISSUE, SegmentSettings, blocks_sha256
 from napari_fcnseg.engine.chunk_cache import chunk_shape, read_box
-from napari_fcnseg.engine.job import Job
+from napari_fcnseg.engine.job import Job, is_opened
 from napari_fcnseg.engine.sampling import reading_block
 from napari_fcnseg.io.zarr_pixels import missing_chunks
 from napari_fcnseg.models.registry import load_model
@@ -54,7 +54,7 @@ def image_facts(image: Any, job: Job) -> dict[str, Any]:
         "axes": job.source.layout.axes,
     }
     # Of arrays, `name` and `path` mean other things than of an opened file.
-    for name in ("name", "path", "scale", "units", "level") if hasattr(image, "channel_names") else ():
+    for name in ("name", "path", "scale", "units", "level") if is_opened(image) else ():
         value = getattr(image, name)
         if value is not None:
             facts[name] = value if isinstance(value, int | dict) else str(value)

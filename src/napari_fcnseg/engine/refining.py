@@ -22,7 +22,7 @@ from napari_fcnseg.engine.predictor import Predictor, Wanted
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.preprocess.normalization import PixelTransform
 from napari_fcnseg.refine.chain import Chain
-from napari_fcnseg.refine.stitching import grown, relative, slices
+from napari_fcnseg.refine.stitching import grown, overlap, relative, slices
 
 # Pixels along each axis of a block, by number of spatial axes.
 EDGE = {1: 2**18, 2: 1024, 3: 128}
@@ -75,7 +75,7 @@ class RefiningPredictor:
             part = self._block(source, leading, block, head, ticked)
             if not out.ndim:
                 out = np.empty((len(part), *(b - a for a, b in box)), part.dtype)
-            common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, block, strict=True))
+            common = overlap(box, block)
             out[(slice(None), *slices(relative(common, box)))] = part[
                 (slice(None), *slices(relative(common, block)))
             ]

@@ -14,11 +14,8 @@ from napari_fcnseg._shared.errors import InputError
 from napari_fcnseg._shared.protocols import Box
 from napari_fcnseg.engine.source import Source
 from napari_fcnseg.preprocess.resampling import Resampling
-from napari_fcnseg.preprocess.tissue import choose_low_level, tissue_mask
+from napari_fcnseg.preprocess.tissue import LARGEST, choose_low_level, tissue_mask
 from napari_fcnseg.refine.stitching import blocks, slices
-
-# Pixels along the longer side of what tissue is looked for on.
-EDGE = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +37,7 @@ class Tissue:
     @cached_property
     def low(self) -> NDArray[np.bool_]:
         """Where tissue is, on at most 2048 pixels along the longer side."""
-        pixels = thinned(self.source, -(-max(self.source.shape) // EDGE))
+        pixels = thinned(self.source, -(-max(self.source.shape) // LARGEST))
         return tissue_mask(pixels[0] if len(pixels) < 3 else np.moveaxis(pixels[:3], 0, -1))
 
     def part(self, _leading: tuple[int, ...], box: Box, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -82,7 +79,7 @@ def find_tissue(image: Any, original: Source, convert: Callable[[Any], Any]) -> 
     spatial = [
         tuple(shape[axis] for axis in original.layout.spatial) for shape in getattr(image, "levels", ())
     ]
-    level = choose_low_level(spatial, EDGE) if spatial else 0
+    level = choose_low_level(spatial, LARGEST) if spatial else 0
     if level <= getattr(image, "level", 0):
         return Tissue(original)
     return Tissue(Source.whole(convert(image.at_level(level)), original.layout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def divided(box: Box, region: Callable[[Box], Box]) -> list[Box]:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(ABC):
     """Predicts boxes of an image one after the other; the base of the works below.
 
     Attributes
@@ -92,17 +93,17 @@ class Prediction:
         return self.job.labelled.shape
 
     @property
+    @abstractmethod
     def head(self) -> Head:
         """What is made of scores."""
-        raise NotImplementedError
 
+    @abstractmethod
     def region(self, box: Box) -> Box:
         """Return which box of the model's grid a spatial box of the result comes from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finished(self, found: NDArray[Any], leading: tuple[int, ...], box: Box) -> NDArray[Any]:
         """Return what is written, from what the head made of the region."""
-        raise NotImplementedError
 
     def tiles(self, box: Box) -> int:
         """Return how many tiles a box takes."""
