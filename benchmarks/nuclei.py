@@ -1,6 +1,6 @@
 """Score the nuclei model on annotated images, by kind of image.
 
-    python benchmarks/nuclei.py [DATA] [--model nuclei] [--colour RULE] [--json FILE]
+    python benchmarks/nuclei.py [DATA] [--model nuclei] [--colour RULE] [--precision float32] [--json FILE]
 
 DATA has folders ``images`` and ``labels``; by default the images kept for
 validation. AP is TP / (TP + FP + FN) at an intersection over union, summed
@@ -26,15 +26,15 @@ VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuclei_d
 THRESHOLDS = (0.5, 0.75, 0.9)
 
 
-def segment_folder(data: Path, model: Any, colour: str) -> dict[str, list[tuple[Any, Any]]]:
+def segment_folder(data: Path, model: Any, colour: str, precision: str) -> dict[str, list[tuple[Any, Any]]]:
     """Return pairs of truth and labels by kind of image."""
     pairs: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
     for path in sorted((data / "images").glob("*.png")):
         image, truth = imread(path), imread(data / "labels" / path.name)
         if image.ndim == 3:
-            labels = segment(image, model, channel_axis=-1, normalization=colour)
+            labels = segment(image, model, channel_axis=-1, normalization=colour, precision=precision)
         else:
-            labels = segment(image, model)
+            labels = segment(image, model, precision=precision)
         pairs[image_kind(image)].append((truth.astype(np.int64), labels))
         pairs["all"].append(pairs[image_kind(image)][-1])
     return pairs
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", default=VALIDATION)
     parser.add_argument("--model", default="nuclei", help="name or folder")
     parser.add_argument("--colour", default="auto", help="rule for colour images, such as haematoxylin")
+    parser.add_argument("--precision", default="float32", help="bfloat16 is the default of many machines")
     parser.add_argument("--json", type=Path, help="also write the scores here")
     args = parser.parse_args()
     if not any((args.data / "images").glob("*.png")):
@@ -63,9 +64,9 @@ def main() -> None:
     model = load_model(args.model)
     table = {
         kind: scores_of(pairs)
-        for kind, pairs in sorted(segment_folder(args.data, model, args.colour).items())
+        for kind, pairs in sorted(segment_folder(args.data, model, args.colour, args.precision).items())
     }
-    print(f"{model.record.id} on {args.data.name}, SHA-256 {model.record.sha256[:12]}")
+    print(f"{model.record.id} on {args.data.name}, SHA-256 {model.record.sha256[:12]}, {args.precision}")
     columns = list(table["all"])
     print(f"{'kind':14}" + "".join(f"{name:>10}" for name in columns))
     for kind, row in table.items():
